@@ -1,0 +1,97 @@
+"""All settings of an alignment: one frozen dataclass, checked when made."""
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asic3d.errors import ConfigError
+
+PRESETS: dict[str, dict[str, Any]] = {"fast": {}}
+"""Preset name -> the settings in which it differs from the defaults."""
+
+
+def _setting(default: Any, text: str, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A field with its help text (with unit) and its closed range."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """Settings of :func:`asic3d.align`.
+
+    Every field is an option of ``asic3d align --set name=value``; the most used have an option of their own. Lengths in
+    the canonical plane are in units of it (the object is about 2 wide); cells are those of the feature grid.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of its range.
+
+    Example:
+        >>> AlignmentConfig(seed=3).seed
+        3
+    """
+
+    preset: str = _setting("fast", "named set of settings that the others start from")
+    backbone: str = _setting("auto", "feature backbone by name, or 'auto' for the best whose weights are at hand")
+    weights: str = _setting("", "file with the backbone's weights (empty: the place where they are usually found)")
+    device: str = _setting("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'")
+    seed: int = _setting(0, "seed of every random draw", 0, 2**31 - 1)
+    grid: int = _setting(40, "cells along one side of a photo's feature grid", 8, 256)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+        if self.preset not in PRESETS:
+            raise ConfigError(f"There is no preset '{self.preset}'; choose one of: {', '.join(PRESETS)}.")
+
+
+def _checked(item: dataclasses.Field, value: Any) -> Any:
+    """The value as its field's type, or a ConfigError that says what the field takes."""
+    wanted = typing.get_type_hints(AlignmentConfig)[item.name]
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if wanted is str and isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+        raise ConfigError(f"The setting '{item.name}' takes a value of type {wanted.__name__}, not {value!r}.")
+    low, high = item.metadata["low"], item.metadata["high"]
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise ConfigError(f"The setting '{item.name}' must lie between {low:g} and {high:g}; {value!r} does not.")
+    return value
+
+
+def make_config(preset: str = "fast", **settings: Any) -> AlignmentConfig:
+    """A preset with some settings changed.
+
+    Args:
+        preset: a name in :data:`PRESETS`.
+        **settings: fields of :class:`AlignmentConfig`; a text is read as the field's type (``"3"``, ``"0.5"``, ``"true"``).
+
+    Raises:
+        ConfigError: unknown preset or setting, or a value that does not fit.
+
+    Example:
+        >>> make_config("fast", seed="7").seed
+        7
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"There is no preset '{preset}'; choose one of: {', '.join(PRESETS)}.")
+    types = typing.get_type_hints(AlignmentConfig)
+    unknown = sorted(set(settings) - set(types))
+    if unknown:
+        raise ConfigError(f"There is no setting '{unknown[0]}'; the settings are: {', '.join(types)}.")
+    parsed = {name: _parse(name, types[name], value) for name, value in settings.items()}
+    return AlignmentConfig(**{**PRESETS[preset], **parsed, "preset": preset})
+
+
+def _parse(name: str, wanted: type, value: Any) -> Any:
+    """A text as the type that a setting wants; anything but a text is passed on."""
+    if not isinstance(value, str) or wanted is str:
+        return value
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        return words[value.lower()] if wanted is bool else wanted(value)
+    except (ValueError, KeyError):
+        raise ConfigError(f"The setting '{name}' takes a value of type {wanted.__name__}, not '{value}'.") from None

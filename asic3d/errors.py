@@ -1,0 +1,50 @@
+"""Every error that asic3d raises on purpose.
+
+::
+
+    Asic3dError                 anything below; the command line prints it as one sentence and exits with 1
+    ├── CollectionError         the photos or masks: missing, unreadable, too few
+    ├── BackboneError           the network: unknown name, weights missing or wrong
+    ├── ConfigError             a setting that does not exist or is out of its range
+    ├── AlignmentError          the fit: nothing to match, diverged
+    ├── StorageError            run folders and files: exist already, damaged, not writable, of a newer version
+    └── MissingExtraError       an optional package that is not installed
+
+A message names the photo or file, says what was found and what is needed, and ends with what to do next.
+"""
+
+
+class Asic3dError(Exception):
+    """Base of all errors that asic3d raises on purpose."""
+
+
+class CollectionError(Asic3dError):
+    """The photos or masks can't be used."""
+
+
+class BackboneError(Asic3dError):
+    """The feature backbone is unknown, or its weights are missing or wrong."""
+
+
+class ConfigError(Asic3dError):
+    """A setting does not exist or is out of its range."""
+
+
+class AlignmentError(Asic3dError):
+    """The photos can't be aligned."""
+
+
+class StorageError(Asic3dError):
+    """A run folder or one of its files can't be read or written."""
+
+
+class MissingExtraError(Asic3dError):
+    """An optional package is needed and not installed."""
+
+
+class CollectionWarning(UserWarning):
+    """Something about the photos that the user should know but that does not stop the run."""
+
+
+class BackboneWarning(UserWarning):
+    """The backbone that runs is not the one that was hoped for."""

@@ -1,0 +1,1 @@
+"""The command line of asic3d: parses, calls the library, reports."""

@@ -1,0 +1,1 @@
+"""asic3d and other tools: reports, data set readers. Each module imports its library late."""
