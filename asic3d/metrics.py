@@ -129,11 +129,11 @@ def k_cycle_pck(
     tuples = _ordered_tuples(len(keypoints), k, cycles, seed)
     closed = np.concatenate([tuples, tuples[:, :1]], axis=1)
     points = keypoints[tuples[:, 0]]
-    counts: np.ndarray = np.isfinite(points).all(-1)
+    counts = np.isfinite(points.sum(-1))
     correct, counted = [], []
     for source, target in itertools.pairwise(closed.T):
         truth = keypoints[target]
-        counts = np.logical_and(counts, np.isfinite(truth).all(-1))
+        counts = np.logical_and(counts, np.isfinite(truth.sum(-1)))
         points = _hop(transfer, source, target, points, counts)
         right = normalised_errors(points, truth, np.asarray(extents)[target]) <= alpha
         correct.append(int((right & counts).sum()))
