@@ -1,0 +1,330 @@
+"""A folder of photos: found, decoded, named and checked."""
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from asic3d.decoding import Decoded, UnreadableError, decode, decode_mask, quiet_pillow
+from asic3d.errors import CollectionError, CollectionWarning
+from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
+from asic3d.storage import sha256_of
+
+if TYPE_CHECKING:
+    from asic3d.config import Progress
+
+WORKING_SIDE = 1024
+"""Longer side of :attr:`Photo.pixels` at most, pixels."""
+FULL_SIDE = 8192
+"""Longer side of what :meth:`Photo.read` decodes at most, pixels; cameras of 48 megapixels stay below it."""
+MOST_PHOTOS = 40
+"""Above this the run is slow; a warning says so."""
+_SAME = 3  # grey levels: what differs less is the same
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One photo, upright.
+
+    Attributes:
+        name: its path relative to the photo folder, with forward slashes: how it is called everywhere.
+        path: the file.
+        size: width and height of the original upright photo, pixels.
+        sha256: of the file's bytes, hexadecimal.
+        pixels: (h, w, 3) uint8 sRGB, the longer side at most WORKING_SIDE, never enlarged, read-only.
+        mask: (h, w) uint8, 255 = object, else 0, of the same shape as ``pixels``; None where the object is not given.
+        duplicate_of: the name of an earlier photo with the same bytes.
+        mask_path: the file that the mask is from; None where it is from the photo's own transparency.
+    """
+
+    name: str
+    path: Path
+    size: tuple[int, int]
+    sha256: str
+    pixels: np.ndarray = field(repr=False)
+    mask: np.ndarray | None = field(default=None, repr=False)
+    duplicate_of: str | None = None
+    mask_path: Path | None = None
+
+    def read(self, longest: int = FULL_SIDE) -> np.ndarray:
+        """Decodes the file again: (h, w, 3) uint8 sRGB, upright, the longer side at most ``longest`` pixels.
+
+        Raises:
+            CollectionError: the file is gone or no longer the one that was loaded.
+        """
+        return self._decode_again(longest).pixels
+
+    def read_mask(self) -> np.ndarray | None:
+        """The mask at full size: (height, width) uint8, 255 = object; None where the object is not given.
+
+        Raises:
+            CollectionError: the file of the photo or the mask is gone or has changed.
+        """
+        if self.mask is None:
+            return None
+        if self.mask_path is not None:
+            return _read_mask(self.mask_path, self.name, self.size)
+        alpha = self._decode_again(FULL_SIDE).alpha
+        return None if alpha is None else _resized_mask(alpha >= 128, self.size)
+
+    def _decode_again(self, longest: int) -> Decoded:
+        try:
+            unchanged = sha256_of(self.path) == self.sha256
+            decoded = decode(self.path, longest)
+        except (OSError, UnreadableError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise CollectionError(f"The photo {shown(self.name)} can't be read any more: {reason}.") from error
+        if not unchanged:
+            raise CollectionError(
+                f"The photo {shown(self.name)} has changed since it was loaded. Align the photos again."
+            )
+        return decoded
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """The photos of a folder, in natural order of their names.
+
+    Attributes:
+        root: the photo folder.
+        photos: those that can be used.
+        left_out: name -> why the file can't be used.
+        warnings: sentences for people: what is odd about the photos.
+    """
+
+    root: Path
+    photos: tuple[Photo, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The photos' names."""
+        return tuple(photo.name for photo in self.photos)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each original upright photo, pixels."""
+        return tuple(photo.size for photo in self.photos)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __iter__(self) -> Iterator[Photo]:
+        return iter(self.photos)
+
+    def __getitem__(self, key: int | str) -> Photo:
+        return self.photos[self.index(key) if isinstance(key, str) else key]
+
+    def index(self, name: str) -> int:
+        """A photo's place in ``photos``.
+
+        Raises:
+            CollectionError: there is no photo of this name.
+        """
+        if name in self.names:
+            return self.names.index(name)
+        # The same name may come in another Unicode form: macOS takes accents apart, keyboards don't.
+        known = [composed(photo.name) for photo in self.photos]
+        if known.count(composed(name)) == 1:
+            return known.index(composed(name))
+        raise CollectionError(f"There is no photo {shown(name)} in the collection. {self._suggestion(name)}")
+
+    def _suggestion(self, name: str) -> str:
+        same_file = [known for known in self.names if known.rpartition("/")[2] == name.rpartition("/")[2]]
+        close = same_file or difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)
+        return f"Did you mean {listed(close)}?" if close else f"The photos are {listed(self.names)}."
+
+
+def load_collection(
+    folder: str | Path,
+    *,
+    masks: str | Path | None = None,
+    strict: bool = False,
+    progress: "Callable[[Progress], None] | None" = None,
+) -> Collection:
+    """Loads all photos of a folder and its sub-folders.
+
+    Hidden files, run folders and masks that lie in a sub-folder ``masks`` are passed over.
+
+    Args:
+        folder: holds at least two photos of one object or category.
+        masks: a folder with masks of some or all photos: ``a.png`` or ``a.jpg.png`` for ``a.jpg``, in the same
+            sub-folders; light = object, of the upright photo, of its size or proportions.
+        strict: stop at the first file that can't be used, rather than leave it out with a warning.
+        progress: called after each photo, with the stage "photos".
+
+    Raises:
+        CollectionError: no such folder, fewer than two photos that can be used, or a mask that does not fit.
+
+    Example:
+        >>> load_collection("photos").names  # doctest: +SKIP
+        ('IMG_9.jpg', 'IMG_10.jpg')
+    """
+    root, mask_root = _folder(folder, "photos"), None if masks is None else _folder(masks, "masks")
+    if mask_root is not None and mask_root.samefile(root):
+        raise CollectionError(
+            "The masks and the photos are in the same folder. Put the masks in a folder of their own."
+        )
+    found = find_photos(root, passed_over=mask_root)
+    mask_of = {} if mask_root is None else match_masks(list(found.photos), mask_root)
+    photos, unreadable = _load_all(found.photos, mask_of, progress)
+    left_out = dict(sorted((found.left_out | unreadable).items(), key=lambda item: natural_key(item[0])))
+    if strict and left_out:
+        name, reason = next(iter(left_out.items()))
+        raise CollectionError(f"{shown(name)} can't be used: {reason}. Repair or remove it, or load without strict.")
+    if len(photos) < 2:
+        raise CollectionError(_too_few(root, photos, left_out))
+    notes = [f"{shown(name)} is left out: {reason}." for name, reason in left_out.items()]
+    notes += [*found.notes, *_oddities(photos, masks_wanted=masks is not None)]
+    for note in notes:
+        warnings.warn(note, CollectionWarning, stacklevel=2)
+    return Collection(root, tuple(photos), left_out, tuple(notes))
+
+
+def load_photo(path: str | Path, *, name: str | None = None, mask: str | Path | None = None) -> Photo:
+    """Loads one photo.
+
+    Args:
+        path: the file.
+        name: what to call it; the file's name where it is not given.
+        mask: a file with its mask, as in :func:`load_collection`.
+
+    Raises:
+        CollectionError: the photo or its mask can't be used.
+    """
+    path = Path(path).absolute()
+    name = name or path.name
+    try:
+        return _load(path, name, None if mask is None else Path(mask).absolute())
+    except UnreadableError as error:
+        raise CollectionError(f"The photo {shown(name)} can't be used: {error}.") from error
+
+
+def _folder(folder: str | Path, content: str) -> Path:
+    """An existing folder as an absolute path, so that it stays right when the working directory changes."""
+    path = Path(folder).absolute()
+    if path.is_file():
+        raise CollectionError(f"'{folder}' is a file. Give the folder that holds the {content}.")
+    if not path.is_dir():
+        raise CollectionError(f"There is no folder '{folder}'. Give the folder that holds the {content}.")
+    return path
+
+
+def _load_all(
+    files: dict[str, Path], mask_of: dict[str, Path], progress: "Callable[[Progress], None] | None"
+) -> tuple[list[Photo], dict[str, str]]:
+    """Loads photos two at a time: those that can be used, and name -> reason for the others."""
+    photos: dict[str, Photo] = {}  # by hash, the first of each content
+    loaded: list[Photo] = []
+    left_out: dict[str, str] = {}
+    with quiet_pillow, ThreadPoolExecutor(2) as pool:
+        futures = {name: pool.submit(_load, path, name, mask_of.get(name)) for name, path in files.items()}
+        try:
+            for done, (name, future) in enumerate(futures.items(), 1):
+                try:
+                    photo = future.result()
+                    first = photos.setdefault(photo.sha256, photo)
+                    loaded.append(photo if first is photo else replace(photo, duplicate_of=first.name))
+                except UnreadableError as error:
+                    left_out[name] = str(error)
+                if progress is not None:
+                    from asic3d.config import Progress
+
+                    progress(Progress("photos", done, len(files)))
+        except BaseException:  # Ctrl-C or a wrong mask: what has not begun is not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return loaded, left_out
+
+
+def _load(path: Path, name: str, mask_path: Path | None) -> Photo:
+    """One photo with its mask; UnreadableError where the photo can't be used, CollectionError where the mask can't."""
+    decoded = decode(path, WORKING_SIDE)
+    try:
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise UnreadableError(f"it can't be read ({error.strerror})") from error
+    height, width = decoded.pixels.shape[:2]
+    mask = None
+    if mask_path is not None:
+        mask = _resized_mask(_read_mask(mask_path, name, decoded.size) > 0, (width, height))
+    elif decoded.alpha is not None:
+        mask = _resized_mask(decoded.alpha >= 128, (width, height))
+    return Photo(name, path, decoded.size, sha256, decoded.pixels, mask, mask_path=mask_path)
+
+
+def _read_mask(path: Path, name: str, size: tuple[int, int]) -> np.ndarray:
+    """A mask file at the size of its photo: (height, width) uint8, 255 = object."""
+    try:
+        mask = decode_mask(path)
+    except UnreadableError as error:
+        raise CollectionError(f"The mask '{path}' of the photo {shown(name)} can't be used: {error}.") from error
+    height, width = mask.shape
+    if abs(width * size[1] / (height * size[0]) - 1) > 0.01:
+        turned = " It seems to show the photo as stored, before its EXIF orientation." * ((height, width) == size)
+        raise CollectionError(
+            f"The mask '{path}' is {width} x {height} pixels, but the photo {shown(name)} is {size[0]} x {size[1]} "
+            f"upright.{turned} Make the mask in the size of the upright photo."
+        )
+    if not mask.any():
+        raise CollectionError(
+            f"The mask '{path}' of the photo {shown(name)} is black everywhere. Paint the object white, or remove "
+            "the mask."
+        )
+    return _resized_mask(mask, size)
+
+
+def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A (h, w) bool mask in another (width, height): uint8, 255 = object, read-only, never empty."""
+    grey = mask.astype(np.uint8) * 255
+    if size != mask.shape[::-1]:
+        smooth = np.array(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))
+        grey = np.where(smooth >= min(128, smooth.max()), 255, 0).astype(np.uint8)
+    grey.setflags(write=False)
+    return grey
+
+
+def _too_few(root: Path, photos: Sequence[Photo], left_out: dict[str, str]) -> str:
+    """What to say when there is nothing to align."""
+    reasons = "; ".join(f"{shown(name)}: {reason}" for name, reason in list(left_out.items())[:5])
+    reasons += f"; and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+    found = f"only one photo, {shown(photos[0].name)}," if photos else "no photo"
+    left = f" Left out: {reasons}." if left_out else ""
+    return f"There is {found} in '{root}' that can be used; at least 2 photos of one object are needed.{left}"
+
+
+def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
+    """Sentences about photos that can be used but will not help."""
+    notes = []
+    if len(photos) > MOST_PHOTOS:
+        notes.append(
+            f"There are {len(photos)} photos. asic3d is made for 2 to {MOST_PHOTOS}: its time grows with every pair."
+        )
+    small = np.stack([_thumbnail(photo.pixels) for photo in photos]).astype(np.int16)
+    if (np.abs(small - small[0]) <= _SAME).all():
+        notes.append(f"All {len(photos)} photos show the same picture: nothing can be learned by comparing them.")
+    else:
+        copies: dict[str, list[str]] = {}
+        for photo in photos:
+            if photo.duplicate_of is not None:
+                copies.setdefault(photo.duplicate_of, []).append(photo.name)
+        notes += [f"The same file as {shown(first)}: {listed(names)}." for first, names in copies.items()]
+    flat = [photo.name for photo in photos if np.ptp(photo.pixels[::4, ::4], axis=(0, 1)).max() <= _SAME]
+    if flat:
+        notes.append(f"Of one colour all over, so that nothing can be matched in it: {listed(flat)}.")
+    unmasked = [photo.name for photo in photos if photo.mask is None]
+    if masks_wanted and unmasked:
+        notes.append(f"Without a mask, so that the object is found from the photos alone: {listed(unmasked)}.")
+    return notes
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """(8, 8, 3) uint8: what a photo shows from afar, its proportions apart."""
+    return np.array(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BOX))

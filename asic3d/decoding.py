@@ -1,0 +1,291 @@
+"""One image file to upright 8-bit sRGB pixels, whichever camera, scanner or program wrote it.
+
+Everything that Pillow leaves open is settled here: orientation, colour profile, bit depth, transparency, size limits,
+and what is wrong with a file that can't be used.
+"""
+
+import contextlib
+import importlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from asic3d.errors import CollectionError
+
+# Formats that are opened, whatever a file's name ends with. Pillow knows more, but some of those start other programs.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF")
+for _plugin in ("Bmp", "Gif", "Jpeg", "Mpo", "Png", "Tiff", "WebP", "Avif"):
+    with contextlib.suppress(ImportError):  # AVIF came with Pillow 11.3
+        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+
+SMALLEST_SIDE = 16
+"""Pixels: a photo whose shorter side is smaller shows nothing that could be matched."""
+LARGEST_ASPECT = 20
+"""A photo longer than this times its width is a strip, not a photo."""
+MOST_PIXELS = 500_000_000
+"""A file that claims more is refused before a byte of it is decoded."""
+_LARGE = 64_000_000  # pixels; two such images are never decoded at the same time
+
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_large_images = threading.Lock()
+
+
+class UnreadableError(CollectionError):
+    """An image file that can't be used; the message is the bare reason, such as "the file is empty"."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What a file shows.
+
+    Attributes:
+        pixels: (h, w, 3) uint8, sRGB, upright, read-only; white where the photo is transparent.
+        alpha: (h, w) uint8, 255 = opaque; None where the photo is opaque or transparent everywhere.
+        size: width and height of the upright photo before it was reduced, pixels.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    size: tuple[int, int]
+
+
+def decode(path: Path, longest: int) -> Decoded:
+    """Decodes the first picture of a file.
+
+    Args:
+        path: the image file.
+        longest: the longer side is reduced to this many pixels where it is longer; nothing is enlarged.
+
+    Raises:
+        UnreadableError: the file can't be used as a photo.
+    """
+    with _opened(path) as image:
+        _check_shape(image.size)
+        return _decode(image, longest)
+
+
+def decode_mask(path: Path) -> np.ndarray:
+    """Decodes a mask of any kind: 0/1, 0/255, palette, or the transparency of a cut-out.
+
+    Returns:
+        (h, w) bool, upright: the alpha of a file with transparent pixels, else what is lighter than half the lightest.
+
+    Raises:
+        UnreadableError: the file can't be read as an image.
+    """
+    with _opened(path) as image:
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        if _has_alpha(image) and (alpha := image.convert("RGBA").getchannel("A")).getextrema() != (255, 255):
+            image = alpha
+        elif not image.mode.startswith(("I", "F")):
+            image = image.convert("RGB")
+        values = np.asarray(image.transpose(turn) if turn is not None else image)
+    if values.ndim == 3:
+        values = values.max(-1)
+    return np.nan_to_num(values) > max(float(np.nan_to_num(values).max()), 0.0) / 2
+
+
+def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Width and height reduced so that the longer is at most ``longest``, in the same proportion, at least 1."""
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _decode(image: Image.Image, longest: int) -> Decoded:
+    """The steps from an open file to pixels; the order keeps full-size copies few."""
+    size, box = image.size, None
+    if image.format in ("JPEG", "MPO"):  # decodes straight to a half, a quarter or an eighth
+        drafted = image.draft(None, fitted(size, longest))
+        box = drafted[1] if drafted else None
+    image.load()
+    if box is None:
+        size = image.size  # Pillow has already turned a TIFF upright
+    turn = _orientation(image)
+    image = _eight_bit(image)
+    if fitted(size, longest) != image.size:
+        image = image.resize(fitted(size, longest), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    colour = _to_srgb(image)
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    if alpha is not None:
+        colour = Image.composite(colour, Image.new("RGB", colour.size, "white"), alpha)
+    if turn in _TURNS:
+        colour = colour.transpose(_TURNS[turn])
+        alpha = alpha.transpose(_TURNS[turn]) if alpha is not None else None
+    return Decoded(
+        _frozen(colour), None if alpha is None else _frozen(alpha), (size[1], size[0]) if turn >= 5 else size
+    )
+
+
+def _frozen(image: Image.Image) -> np.ndarray:
+    array = np.array(image)
+    array.setflags(write=False)
+    return array
+
+
+def _check_shape(size: tuple[int, int]) -> None:
+    """Refuses what is too small or too long to be a photo."""
+    width, height = size
+    if min(size) < SMALLEST_SIDE:
+        raise UnreadableError(f"it is {width} x {height} pixels; each side needs at least {SMALLEST_SIDE}")
+    if max(size) > LARGEST_ASPECT * min(size):
+        raise UnreadableError(f"it is {width} x {height} pixels, more than {LARGEST_ASPECT} times as long as wide")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of a loaded image, 1 to 8; 1 where there is none or the EXIF block is corrupt."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # Pillow raises nearly any type on a corrupt block, and none of them is worth a photo
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """The image in one of the modes L, RGB, RGBA, CMYK, LAB; RGBA only where its alpha says something."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep_grey(np.asarray(image))
+    if _has_alpha(image):
+        with contextlib.suppress(ValueError, TypeError):  # a transparent colour that the mode can't have
+            rgba = image.convert("RGBA")
+            lowest, highest = rgba.getchannel("A").getextrema()
+            return rgba if lowest < 128 <= highest else rgba.convert("RGB")  # type: ignore[operator]
+    return image if image.mode in ("L", "RGB", "CMYK", "LAB") else image.convert("RGB")
+
+
+def _from_deep_grey(values: np.ndarray) -> Image.Image:
+    """Grey values of more than 8 bits, scaled by the range they were written in: never clipped."""
+    floating = values.dtype.kind == "f"
+    values = values.astype(np.float32)
+    finite = np.isfinite(values)
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 1.0)
+    # Cameras and scanners store 10, 12 or 14 bits in 16; floats are mostly in [0, 1].
+    ranges = [1.0] * floating + [2.0**bits - 1 for bits in (8, 10, 12, 14, 16)]
+    if low >= 0 and high <= ranges[-1]:
+        low, high = 0.0, next(top for top in ranges if high <= top)
+    scaled = (np.where(finite, values, low) - low) * (255 / max(high - low, 1e-30))
+    return Image.fromarray(np.clip(scaled + 0.5, 0, 255).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The colours as sRGB, through the embedded profile where it fits; without alpha."""
+    source = image.convert("RGB") if image.mode == "RGBA" else image
+    try:
+        profile = _profile(image)
+        if profile is not None:
+            converted = ImageCms.profileToProfile(source, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
+        pass  # a corrupt profile, or one for other colours than the photo has: the photo is worth more
+    return source.convert("RGB")
+
+
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """The embedded profile; None where there is none or it is sRGB already."""
+    if image.mode == "LAB":
+        return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    content = image.info.get("icc_profile")
+    if not isinstance(content, bytes) or not content:
+        return None
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+    description = ImageCms.getProfileDescription(profile)
+    return None if "sRGB" in description else profile
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, its header read; whatever goes wrong with it is told as an UnreadableError."""
+    try:
+        with path.open("rb") as file, quiet_pillow:
+            image = _identify(file)
+            pixels = image.size[0] * image.size[1]
+            if pixels > MOST_PIXELS:
+                raise UnreadableError(f"it has {pixels / 1e6:.0f} megapixels; at most {MOST_PIXELS / 1e6:.0f} are read")
+            with _large_images if pixels > _LARGE else contextlib.nullcontext():
+                yield image
+    except UnreadableError:
+        raise
+    except MemoryError:
+        raise UnreadableError("there is not enough memory to decode it") from None
+    except Exception as error:  # decoders raise nearly any type on damaged bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UnreadableError(f"it can't be read ({error.strerror})") from error
+        raise UnreadableError("the file is cut off or damaged") from error
+
+
+def _identify(file: BinaryIO) -> Image.Image:
+    """Opens an image by its content."""
+    head = file.read(12)
+    file.seek(0)
+    if not head:
+        raise UnreadableError("the file is empty")
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        _enable_heif()
+    try:
+        return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        if head.startswith(_MAGIC) or head[4:8] == b"ftyp":
+            raise UnreadableError("the file is damaged, or of a variant that can't be read") from None
+        raise UnreadableError("it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, HEIC") from None
+
+
+def _enable_heif() -> None:
+    """Lets Pillow open HEIC, where pillow-heif is installed."""
+    try:
+        heif = importlib.import_module("pillow_heif")
+    except ImportError:
+        raise UnreadableError('it is a HEIC photo; pip install "asic3d[heic]" to read it') from None
+    if "HEIF" not in Image.OPEN:
+        heif.register_heif_opener()
+
+
+class _QuietPillow:
+    """Holds Pillow's warnings and its own size limit back while any thread decodes.
+
+    Both are global to the process, so the threads count themselves: the first in sets them, the last out restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._stack.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+                Image.MAX_IMAGE_PIXELS = None  # ours is checked before anything is decoded
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._stack.close()
+
+
+quiet_pillow = _QuietPillow()

@@ -1,0 +1,332 @@
+"""Files and run folders: they appear whole or not at all, and nothing in them is trusted when read.
+
+A folder is a run of asic3d when it holds ``run.json``, written last (a finished run), or the marker ``.asic3d``,
+written first (a run that is going on or was interrupted).
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from asic3d.errors import StorageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+"""Version of the run folder that is written; a newer one is not read."""
+RUN_FILE = "run.json"
+MARKER = ".asic3d"
+_LARGEST_JSON = 256 * 2**20
+_LARGEST_TENSORS = 4 * 2**30
+_FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows knows no quota
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether asic3d wrote this folder: finished, going on or interrupted."""
+    return _is_file(folder / RUN_FILE) or _is_file(folder / MARKER)
+
+
+def _is_file(path: Path) -> bool:
+    """As Path.is_file, and False where looking is not permitted."""
+    with contextlib.suppress(OSError):
+        return path.is_file()
+    return False
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal, read in pieces.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside(folder: str | Path, name: str, *, follow_links: bool = False) -> Path:
+    """The path of a file in a folder, from a name that may come from a file of unknown origin.
+
+    Args:
+        folder: the folder that the path must not leave.
+        name: relative path with forward slashes, such as a photo's name.
+        follow_links: let symbolic links below the folder lead out of it. Right for reading photos, which people do link
+            into their folder; never for writing.
+
+    Raises:
+        StorageError: the name is empty, absolute, climbs with ``..`` or leads out of the folder through a link.
+
+    Example:
+        >>> inside("run/masks", "left/a.jpg.png").as_posix()
+        'run/masks/left/a.jpg.png'
+    """
+    folder = Path(folder)
+    paths: list[PurePosixPath | PureWindowsPath] = [PurePosixPath(name)]
+    if os.name == "nt":
+        paths.append(PureWindowsPath(name))
+    for path in paths:
+        if not path.name or path.anchor or ".." in path.parts or "\0" in name:
+            raise StorageError(f"The name {name!r} is not that of a file in '{folder}'; nothing was read or written.")
+    target = folder / name
+    if not follow_links and not target.resolve().is_relative_to(folder.resolve()):
+        raise StorageError(f"The name {name!r} leads out of '{folder}' through a link; nothing was read or written.")
+    return target
+
+
+def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file beside its place and renames it, so that it appears whole or not at all.
+
+    Args:
+        path: the file; its folder is made when it is missing. What stood there stays until the new file is complete.
+        write: writes the content to an open binary file.
+
+    Raises:
+        StorageError: the disk is full or the place is not writable. What ``write`` raises on its own passes through.
+
+    Example:
+        >>> atomic_write("notes.txt", lambda file: file.write(b"hello"))  # doctest: +SKIP
+    """
+    path = Path(path)
+    # A short name of our own: the file's name may already be as long as the file system takes.
+    temporary = path.with_name(f".asic3d-{secrets.token_hex(6)}.tmp")
+    with _clear_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())  # some file systems say only now that the disk is full
+            temporary.replace(path)
+        except BaseException:  # Ctrl-C too leaves nothing behind
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def _clear_write_errors(path: Path) -> Iterator[None]:
+    """Turns what the operating system says about a write into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            raise StorageError(
+                f"The disk is full: '{path}' was not written, and what was there before is unchanged. "
+                "Free some space and run it again."
+            ) from error
+        raise StorageError(
+            f"'{path}' can't be written ({error.strerror or error}). Choose another folder, or change its permissions."
+        ) from error
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes JSON atomically; NaN and infinity become null, paths texts, numpy scalars numbers.
+
+    Raises:
+        StorageError: as :func:`atomic_write`.
+    """
+    # ASCII only: any name survives, whatever it holds and whichever editor opens the file.
+    text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
+    atomic_write(path, lambda file: file.write(text.encode("ascii")))
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python's and numpy's kinds as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object, and checks its ``format_version`` where it has one.
+
+    Raises:
+        StorageError: missing, unreadable, damaged, or written by a newer asic3d.
+    """
+    path = Path(path)
+    content = _read_bytes(path, _LARGEST_JSON)
+    try:
+        value = json.loads(content.decode("utf-8-sig"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):  # ValueError: bad UTF-8, bad JSON, endless digits, NaN
+        raise _damaged(path, "it is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise _damaged(path, "it holds no JSON object")
+    if "format_version" in value:
+        _check_version(path, value["format_version"])
+    return value
+
+
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """The content of a finished run's ``run.json``.
+
+    Raises:
+        StorageError: not a run folder, an unfinished run, or as :func:`read_json`.
+    """
+    folder = Path(folder)
+    if not _is_file(folder / RUN_FILE):
+        if _is_file(folder / MARKER):
+            raise StorageError(f"The run in '{folder}' did not finish; go on with it with 'asic3d align --resume'.")
+        raise StorageError(f"'{folder}' is no run folder: it holds no {RUN_FILE}. Make one with 'asic3d align PHOTOS'.")
+    run = read_json(folder / RUN_FILE)
+    if "format_version" not in run:
+        raise _damaged(folder / RUN_FILE, "it has no format_version")
+    return run
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _check_version(path: Path, version: Any) -> None:
+    """Refuses a format version that is no number or newer than ours."""
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise _damaged(path, f"its format_version is {version!r}")
+    if version > FORMAT_VERSION:
+        raise StorageError(
+            f"'{path}' was made by a newer asic3d (format {version}; this one reads up to {FORMAT_VERSION}). "
+            "Update with 'pip install --upgrade asic3d'."
+        )
+
+
+def _read_bytes(path: Path, largest: int) -> bytes:
+    """A file's content, or a StorageError that says why there is none."""
+    try:
+        if path.stat().st_size > largest:
+            raise _damaged(path, f"it is larger than {largest // 2**20} MiB")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise StorageError(f"There is no file '{path}'.") from None
+    except OSError as error:
+        raise StorageError(f"'{path}' can't be read ({error.strerror or error}).") from error
+
+
+def _damaged(path: Path, why: str) -> StorageError:
+    return StorageError(f"'{path}' is damaged: {why}. Delete it and make it again.")
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes tensors of any device and layout atomically.
+
+    Raises:
+        StorageError: as :func:`atomic_write`.
+    """
+    from safetensors.torch import save
+
+    # Cloned, because safetensors refuses tensors that share memory.
+    content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, metadata)
+    atomic_write(path, lambda file: file.write(content))
+
+
+def read_safetensors(
+    path: str | Path,
+    expected: Mapping[str, tuple["torch.dtype", tuple[int | str | None, ...]]],
+    *,
+    finite: bool = True,
+) -> dict[str, "Tensor"]:
+    """Reads the expected tensors, on the CPU, and believes nothing else about the file.
+
+    Args:
+        path: a safetensors file.
+        expected: name -> dtype and shape. In a shape None stands for any length; a letter such as ``"N"`` stands for
+            any length too, but the same one wherever that letter occurs.
+        finite: refuse NaN and infinity.
+
+    Raises:
+        StorageError: missing, unreadable, cut off, damaged, or other tensors than expected.
+
+    Example:
+        >>> read_safetensors("run/alignment.safetensors",
+        ...                  {"canonical": (torch.float32, ("N", "G", "G", 2))})  # doctest: +SKIP
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = Path(path)
+    try:
+        tensors = load(_read_bytes(path, _LARGEST_TENSORS))
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError):
+        # Torch's own errors come for a file that is well-formed but describes tensors that can't be made.
+        raise _damaged(path, "it is cut off, or not a safetensors file") from None
+    lengths: dict[str, int] = {}
+    for name, (dtype, shape) in expected.items():
+        if name not in tensors:
+            raise _damaged(path, f"it has no tensor '{name}'")
+        _check_tensor(path, name, tensors[name], dtype, shape, lengths)
+        if finite and not bool(tensors[name].isfinite().all()):
+            raise _damaged(path, f"its tensor '{name}' holds values that are not finite")
+    return {name: tensors[name] for name in expected}
+
+
+def _check_tensor(
+    path: Path,
+    name: str,
+    tensor: "Tensor",
+    dtype: "torch.dtype",
+    shape: tuple[int | str | None, ...],
+    lengths: dict[str, int],
+) -> None:
+    """Refuses a tensor of another dtype or shape; ``lengths`` collects what the letters stand for."""
+    if tensor.dtype != dtype:
+        raise _damaged(path, f"its tensor '{name}' is {_short(tensor.dtype)}, not {_short(dtype)}")
+    fits = len(shape) == tensor.ndim
+    for wanted, length in zip(shape, tensor.shape, strict=False):
+        if isinstance(wanted, str):
+            wanted = lengths.setdefault(wanted, length)
+        fits = fits and wanted in (None, length)
+    if not fits:
+        wanted_shape = " x ".join("any" if n is None else str(lengths.get(str(n), n)) for n in shape)
+        found = " x ".join(map(str, tensor.shape)) or "a single number"
+        raise _damaged(path, f"its tensor '{name}' is {found}, not {wanted_shape}")
+
+
+def _short(dtype: "torch.dtype") -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Makes a run folder ready to be written, and refuses early what would fail or destroy something later.
+
+    Nothing is deleted: the files of an earlier run stay until the new ones replace them.
+
+    Args:
+        folder: the run folder; made when it is missing.
+        overwrite: a finished run there may be replaced.
+        resume: a run there may be gone on with.
+
+    Raises:
+        StorageError: a finished run is there and neither is allowed, other things are, or it is not writable.
+    """
+    folder = Path(folder)
+    if _is_file(folder):
+        raise StorageError(f"'{folder}' is a file. Choose a folder for the run with -o.")
+    if _is_file(folder / RUN_FILE) and not (overwrite or resume):
+        raise StorageError(
+            f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), go on with it "
+            "with --resume, or choose another folder with -o."
+        )
+    with _clear_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+    if others and not is_run_folder(folder):
+        raise StorageError(
+            f"'{folder}' holds other files, such as {min(others)!r}. Choose an empty or new folder for the run with -o."
+        )
+    atomic_write(folder / MARKER, lambda file: file.write(b"A run folder of asic3d.\n"))
