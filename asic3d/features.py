@@ -1,11 +1,24 @@
 """Feature maps of a collection: what the frozen backbone sees, brought to one grid per photo."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from asic3d.backbones import Backbone
+from asic3d.collection import Collection, Photo
+from asic3d.config import AlignmentConfig
+from asic3d.coordinates import photo_cells
+from asic3d.errors import StorageError
+from asic3d.storage import read_safetensors, write_safetensors
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class FeatureMaps:
     """One descriptor per grid cell of every photo.
 
@@ -13,11 +26,14 @@ class FeatureMaps:
         features: (N, G, G, C) float32, unit length over C, centred over the collection.
         valid: (N, G, G) bool, the cells that lie on the photo and not on its padding.
         saliency: (N, G, G) float32 in [0, 1], the class token's attention; None where the backbone has no class token.
+        centres: (C_t,) float32 for each side and tap, in the order of :attr:`RawFeatures.taps`: the mean that was
+            subtracted, so that a photo which comes later is described in the same way.
     """
 
     features: Tensor
     valid: Tensor
     saliency: Tensor | None = None
+    centres: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.features)
@@ -26,3 +42,192 @@ class FeatureMaps:
     def grid(self) -> int:
         """Cells along one side of a photo's square."""
         return self.features.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class RawFeatures:
+    """What a backbone says about one photo alone.
+
+    Attributes:
+        taps: (C_t, h, w) float32 each, over the photo's square: all taps of the first side, then of the next.
+        saliency: (h, w) float32 in [0, 1], or None.
+    """
+
+    taps: tuple[Tensor, ...]
+    saliency: Tensor | None = None
+
+
+def extract_features(
+    collection: Collection,
+    backbone: Backbone,
+    config: AlignmentConfig,
+    *,
+    cache: Path | None = None,
+    progress: "Callable[..., None] | None" = None,
+) -> FeatureMaps:
+    """Describes every grid cell of every photo.
+
+    Each tap is normalised, centred over the collection and normalised again (:func:`describe`).
+
+    Args:
+        collection: N photos.
+        backbone: the network, on the device where the result shall lie.
+        config: of it, ``grid`` = G.
+        cache: folder of a run's cache; photos that were seen before with this backbone are read from it.
+        progress: called with the stage ``features`` after each photo.
+
+    Raises:
+        StorageError: the cache can't be written.
+
+    Example:
+        >>> from asic3d.backbones import load_backbone
+        >>> maps = extract_features(collection, load_backbone(), AlignmentConfig())  # doctest: +SKIP
+        >>> maps.features.shape  # doctest: +SKIP
+        torch.Size([10, 40, 40, 304])
+    """
+    raw = []
+    # One photo at a time: as fast as batches on a CPU, which then wait for memory, and no photo's features depend on
+    # which others were in the cache.
+    for photo in collection.photos:
+        raw.append(extract_photo(photo, backbone, cache))
+        _report(progress, len(raw), len(collection.photos))
+    centres = tap_centres(raw)
+    return FeatureMaps(
+        features=torch.stack([describe(photo, centres, backbone.tap_weights, config.grid) for photo in raw]),
+        valid=torch.stack([photo_cells(photo.size, config.grid) for photo in collection.photos]).to(backbone.device),
+        saliency=_stack_saliency(raw, config.grid),
+        centres=centres,
+    )
+
+
+def _report(progress: "Callable[..., None] | None", done: int, total: int) -> None:
+    if progress is not None:
+        from asic3d.config import Progress
+
+        progress(Progress("features", done, total))
+
+
+def extract_photo(photo: Photo, backbone: Backbone, cache: Path | None = None) -> RawFeatures:
+    """Runs the backbone on one photo, or reads what it said last time.
+
+    Args:
+        photo: the photo.
+        backbone: the network.
+        cache: folder of a run's cache; the file is ``features/<photo's SHA-256>-<backbone's fingerprint>.safetensors``
+            in it. A damaged file is replaced without a word.
+
+    Returns:
+        The features, on the backbone's device; the same to the last bit with and without the cache.
+    """
+    path = None if cache is None else cache / "features" / f"{photo.sha256}-{backbone.fingerprint}.safetensors"
+    cached = None if path is None else _read_cached(path, len(backbone.sides) * len(backbone.tap_weights))
+    if cached is not None:
+        return RawFeatures(
+            tuple(tap.to(backbone.device) for tap in cached.taps),
+            None if cached.saliency is None else cached.saliency.to(backbone.device),
+        )
+    outputs = [backbone(image) for image in square_images(photo.pixels, backbone.sides)]
+    saliency = outputs[-1].saliency  # of the largest side
+    raw = RawFeatures(
+        tuple(tap[0] for output in outputs for tap in output.taps), None if saliency is None else saliency[0]
+    )
+    if path is not None:
+        tensors = {f"tap{i}": tap for i, tap in enumerate(raw.taps)}
+        write_safetensors(path, tensors if raw.saliency is None else {**tensors, "saliency": raw.saliency})
+    return raw
+
+
+def _read_cached(path: Path, taps: int) -> RawFeatures | None:
+    """The cached features of a photo; None, which is no failure, where there are none or the file is damaged."""
+    shapes = {f"tap{i}": (torch.float32, (None, f"h{i}", f"h{i}")) for i in range(taps)}
+    try:
+        found = read_safetensors(path, shapes)
+    except StorageError:
+        return None
+    try:
+        saliency = read_safetensors(path, {"saliency": (torch.float32, ("h", "h"))})["saliency"]
+    except StorageError:
+        saliency = None
+    return RawFeatures(tuple(found.values()), saliency)
+
+
+def square_images(pixels: np.ndarray, sides: Sequence[int]) -> list[Tensor]:
+    """A photo's square, edge-padded, at several sizes; each from the photo itself, with antialiasing.
+
+    Args:
+        pixels: (h, w, 3) uint8 sRGB.
+        sides: side lengths S, pixels.
+
+    Returns:
+        (1, 3, S, S) float32 in [0, 1] for each S, on the CPU.
+    """
+    square = torch.from_numpy(centred_square(pixels)).permute(2, 0, 1)[None]
+    # On bytes, torch's resampling is ten times faster than Pillow's, and the same to one grey level.
+    return [F.interpolate(square, (side, side), mode="bicubic", antialias=True).float() / 255 for side in sides]
+
+
+def centred_square(pixels: np.ndarray) -> np.ndarray:
+    """The photo in the middle of a square as wide as its longer side, padded with its edge pixels.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+
+    Returns:
+        (L, L, 3) uint8, L = max(h, w). Where the padding is odd the photo is moved by half a pixel, so that its centre
+        is the square's, as coordinates.py has it.
+    """
+    height, width = pixels.shape[:2]
+    side = max(height, width)
+    y, x = -((height - side) // 2), -((width - side) // 2)  # rounded up: half a pixel too much on each side when odd
+    square = cv2.copyMakeBorder(pixels, y, y, x, x, cv2.BORDER_REPLICATE)
+    if square.shape[0] > side:
+        square = cv2.addWeighted(square[:-1], 0.5, square[1:], 0.5, 0)
+    if square.shape[1] > side:
+        square = cv2.addWeighted(square[:, :-1], 0.5, square[:, 1:], 0.5, 0)
+    return square
+
+
+def tap_centres(raw: Sequence[RawFeatures]) -> tuple[Tensor, ...]:
+    """The mean unit feature of each side and tap over all photos and cells: (C_t,) float32 each."""
+    return tuple(
+        torch.stack([F.normalize(tap, dim=0).mean((1, 2)) for tap in taps]).mean(0)
+        for taps in zip(*(photo.taps for photo in raw), strict=True)
+    )
+
+
+def describe(raw: RawFeatures, centres: Sequence[Tensor], tap_weights: Sequence[float], grid: int) -> Tensor:
+    """One photo's descriptors, by the same rule for the photos of a collection and for one that comes later.
+
+    Args:
+        raw: the photo's taps, ``len(tap_weights)`` for each side.
+        centres: as :func:`tap_centres` returns them for the collection.
+        tap_weights: weight of each tap.
+        grid: cells along one side, G.
+
+    Returns:
+        (G, G, C) float32, unit length over C; the sides are added, the taps lie beside each other.
+    """
+    maps = [_resampled(_centred(tap, centre), grid) for tap, centre in zip(raw.taps, centres, strict=True)]
+    step = len(tap_weights)
+    total = torch.zeros(())
+    for start in range(0, len(maps), step):
+        taps = zip(maps[start : start + step], tap_weights, strict=True)
+        total = total.to(maps[0].device) + F.normalize(torch.cat([weight * tap for tap, weight in taps]), dim=0)
+    return F.normalize(total, dim=0).permute(1, 2, 0).contiguous()
+
+
+def _centred(tap: Tensor, centre: Tensor) -> Tensor:
+    """(C_t, h, w) of any length -> unit length over C_t, around the centre (C_t,)."""
+    return F.normalize(F.normalize(tap, dim=0) - centre[:, None, None], dim=0)
+
+
+def _resampled(tap: Tensor, grid: int) -> Tensor:
+    """(C_t, h, w) to (C_t, G, G), bilinear; averaged first where the grid is coarser."""
+    finer = tap.shape[-1] > grid
+    return F.interpolate(tap[None], (grid, grid), mode="bilinear", antialias=finer)[0]
+
+
+def _stack_saliency(raw: Sequence[RawFeatures], grid: int) -> Tensor | None:
+    """(N, G, G) float32 in [0, 1], or None where the backbone has no class token."""
+    maps = [photo.saliency for photo in raw if photo.saliency is not None]
+    return torch.stack([_resampled(saliency[None], grid)[0] for saliency in maps]) if maps else None
