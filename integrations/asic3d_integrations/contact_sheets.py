@@ -1,0 +1,74 @@
+"""The main pictures of a report as image files: one sheet each of colours, points and masks, all photos on it."""
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from asic3d_integrations.report_pictures import View
+from asic3d_integrations.sampled_matches import SampledMatches
+
+CELL = 320
+"""Pixels of the longer side of a photo on a sheet."""
+_GAP = 12
+_NUMBERED = 12
+_UNSURE = 0.35
+
+
+def contact_sheets(views: list[View], samples: SampledMatches) -> dict[str, Image.Image]:
+    """File name -> sheet: ``colours.jpg`` (each photo and its colouring), ``points.jpg``, ``masks.jpg``."""
+    reference = samples.reference()
+    return {
+        "colours.jpg": _sheet([np.hstack([view.photo, _painted(view)]) for view in views], 2 * CELL),
+        "points.jpg": _sheet([_numbered(view, views[reference], samples) for view in views], CELL),
+        "masks.jpg": _sheet([_cut_out(view) for view in views], CELL),
+    }
+
+
+def _sheet(pictures: list[np.ndarray], cell: int) -> Image.Image:
+    """Pictures in rows on white, each shrunk into a cell that is ``cell`` wide and ``CELL`` high."""
+    columns = max(1, round((len(pictures) * CELL / cell) ** 0.5 + 0.49))
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (cell + _GAP) + _GAP, rows * (CELL + _GAP) + _GAP), "white")
+    for place, picture in enumerate(pictures):
+        image = Image.fromarray(picture)
+        image.thumbnail((cell, CELL))
+        row, column = divmod(place, columns)
+        left, top = _GAP + column * (cell + _GAP), _GAP + row * (CELL + _GAP)
+        sheet.paste(image, (left + (cell - image.width) // 2, top + (CELL - image.height) // 2))
+    return sheet
+
+
+def _painted(view: View) -> np.ndarray:
+    """The colouring over a pale grey photo: (h, w, 3) uint8."""
+    grey = cv2.cvtColor(cv2.cvtColor(view.photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return _over(view.colours[..., :3], 0.3 * grey + 0.7 * 255, view.colours[..., 3])
+
+
+def _cut_out(view: View) -> np.ndarray:
+    """The object on light grey: (h, w, 3) uint8."""
+    return _over(view.photo, np.full(view.photo.shape, 238.0), view.mask)
+
+
+def _over(front: np.ndarray, back: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    share = opacity[..., None] / 255
+    return np.rint(front * share + back * (1 - share)).astype(np.uint8)
+
+
+def _numbered(view: View, reference: View, samples: SampledMatches) -> np.ndarray:
+    """The photo with the reference photo's first points, each with its number; guesses are rings."""
+    source = reference.index
+    places = view.shrunk(samples.points[source][view.index][:_NUMBERED])
+    confidence = samples.confidence[source][view.index][:_NUMBERED]
+    colours = reference.hues(samples.points[source][source][:_NUMBERED])
+    image = Image.fromarray(view.photo.copy())
+    draw, radius = ImageDraw.Draw(image), 0.03 * max(view.size)
+    font = ImageFont.load_default(max(6.0, 1.2 * radius))
+    for number, ((x, y), sure, colour) in enumerate(zip(places.tolist(), confidence, colours, strict=True), 1):
+        size = radius * (0.72 + 0.28 * float(sure))
+        box = (x - size, y - size, x + size, y + size)
+        if sure >= _UNSURE:
+            draw.ellipse(box, fill=colour, outline="white", width=2)
+        else:
+            draw.ellipse(box, outline=colour, width=2)
+        draw.text((x, y), str(number), fill="black" if sure >= _UNSURE else "white", font=font, anchor="mm")
+    return np.asarray(image)

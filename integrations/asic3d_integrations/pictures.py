@@ -1,0 +1,183 @@
+"""Pictures of an alignment: arrays in, arrays out. The report and the run folder's figures are made of them."""
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asic3d.coordinates import pixels_to_normalised
+
+if TYPE_CHECKING:
+    from asic3d import Alignment
+
+LINES = 8
+"""Lines of the canonical plane's grid that cross the coloured extent in each direction."""
+
+_OKLAB_TO_LMS = np.array(
+    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
+)
+_LMS_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.707614701],
+    ]
+)
+
+
+def canonical_colours(canonical: np.ndarray, extent: float) -> np.ndarray:
+    """The colour of a place in the canonical plane: hue is the direction from the centre, the centre is pale.
+
+    Equal steps in the plane are about equally visible steps of colour (OKLab), and no two places within the extent
+    share a colour. Past the extent the colours saturate.
+
+    Args:
+        canonical: (..., 2) float, canonical plane.
+        extent: distance from the centre at which the colours are nearly at their strongest.
+
+    Returns:
+        (..., 3) float in [0, 1], sRGB.
+
+    Example:
+        >>> canonical_colours(np.zeros((1, 2)), 1.0).round(1).tolist()
+        [[0.9, 0.9, 0.9]]
+    """
+    x, y = np.moveaxis(np.asarray(canonical, dtype=np.float64) / extent, -1, 0)
+    reach = np.tanh(1.5 * np.hypot(x, y))
+    angle = np.arctan2(y, x)
+    lightness, chroma = 0.9 - 0.21 * reach, 0.155 * reach
+    lab = np.stack([lightness, chroma * np.cos(angle), chroma * np.sin(angle)], -1)
+    linear = np.clip((lab @ _OKLAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T, 0, 1)
+    return np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def canonical_extent(alignment: "Alignment") -> float:
+    """Distance from the canonical plane's centre within which nine tenths of the object's cells lie."""
+    inside = alignment.foreground.flatten() > 0.5
+    radius = alignment.canonical.reshape(-1, 2).norm(dim=1)
+    radius = radius[inside] if inside.any() else radius
+    return max(float(radius.quantile(0.9)), 1e-3)
+
+
+def at_pixels(cells: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Values of a photo's grid at every pixel of a picture of that photo, bilinear.
+
+    Args:
+        cells: (G, G, D) float.
+        size: width and height of the picture, of the photo's own aspect.
+
+    Returns:
+        (height, width, D) float32.
+    """
+    width, height = size
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    where = pixels_to_normalised(torch.stack([x, y], -1).float(), size)
+    values = F.grid_sample(
+        cells.float().permute(2, 0, 1)[None], where[None], align_corners=False, padding_mode="border"
+    )
+    return values[0].permute(1, 2, 0).numpy()
+
+
+def picture_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of a photo shrunk so that its longer side has at most ``side`` pixels."""
+    scale = min(1.0, side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def photo_picture(alignment: "Alignment", index: int, side: int) -> np.ndarray:
+    """The photo itself: (h, w, 3) uint8, longer side at most ``side``."""
+    pixels = alignment.collection[index].pixels
+    height, width = pixels.shape[:2]
+    return cv2.resize(pixels, picture_size((width, height), side), interpolation=cv2.INTER_AREA)
+
+
+def mask_picture(alignment: "Alignment", index: int, size: tuple[int, int]) -> np.ndarray:
+    """The photo's mask at a picture's (width, height): (h, w) uint8, grey only at the edge of the object."""
+    return cv2.resize(alignment.mask(alignment.names[index]), size, interpolation=cv2.INTER_AREA)
+
+
+def colour_picture(
+    alignment: "Alignment", index: int, size: tuple[int, int], mask: np.ndarray, extent: float
+) -> np.ndarray:
+    """The photo's pixels coloured by canonical coordinate, with lines of the canonical plane's grid.
+
+    Args:
+        alignment: the alignment.
+        index: the photo's index.
+        size: width and height of the picture.
+        mask: (h, w) uint8, 255 = object.
+        extent: as of :func:`canonical_colours`.
+
+    Returns:
+        (h, w, 4) uint8 RGBA; opacity is the mask times the confidence, so that guesses fade.
+    """
+    size = (mask.shape[1], mask.shape[0])
+    canonical = at_pixels(alignment.canonical[index], size)
+    confidence = at_pixels(alignment.confidence[index][..., None], size)[..., 0]
+    colours = canonical_colours(canonical, extent)
+    colours = colours + (1 - colours) * 0.75 * _grid_lines(canonical, 2 * extent / LINES)[..., None]
+    opacity = mask / 255 * (0.12 + 0.88 * np.clip(confidence, 0, 1))
+    return np.rint(np.dstack([colours, opacity]) * 255).astype(np.uint8)
+
+
+def _grid_lines(canonical: np.ndarray, step: float) -> np.ndarray:
+    """(h, w) in [0, 1]: how much of a line of the plane's grid, about 1.5 pixels wide, covers each pixel."""
+    lines = np.zeros(canonical.shape[:2])
+    if min(lines.shape) < 2:
+        return lines
+    for axis in (0, 1):
+        scaled = canonical[..., axis] / step
+        slope = np.hypot(*np.gradient(scaled)).clip(1e-6)
+        distance = np.abs(scaled - np.rint(scaled)) / slope
+        crowded = np.clip(4 * (0.25 - slope) / 0.25, 0, 1)  # where the lines would merge into one white patch
+        lines = np.maximum(lines, np.clip(1.25 - distance, 0, 1) * crowded)
+    return lines
+
+
+def outline(mask: np.ndarray) -> str:
+    """An SVG path around the object (even-odd fill), in the picture's pixels; empty where there is no object."""
+    found, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    parts = []
+    for contour in found:
+        corners = cv2.approxPolyDP(contour, 0.8, True).reshape(-1, 2)
+        if len(corners) > 2:
+            parts.append("M" + "L".join(f"{x + 0.5:g} {y + 0.5:g}" for x, y in corners) + "Z")
+    return "".join(parts)
+
+
+def canonical_average(alignment: "Alignment", side: int, extent: float) -> np.ndarray:
+    """All photos laid over each other in the canonical plane: sharp where they agree, blurred where they do not.
+
+    Returns:
+        (side, side, 4) uint8 RGBA; opacity is the share of the photos that show the place.
+    """
+    span = 1.35 * extent
+    total, seen = np.zeros((side, side, 3)), np.zeros((side, side))
+    for index in range(len(alignment.names)):
+        picture, weight = _unrolled(alignment, index, side, span)
+        total, seen = total + picture * weight[..., None], seen + weight
+    colours = total / np.maximum(seen, 1e-6)[..., None]
+    opacity = np.clip(2 * seen / len(alignment.names), 0, 1)
+    return np.rint(np.dstack([colours, opacity * 255])).clip(0, 255).astype(np.uint8)
+
+
+def _unrolled(alignment: "Alignment", index: int, side: int, span: float) -> tuple[np.ndarray, np.ndarray]:
+    """One photo moved into the canonical plane: (side, side, 3) colours and (side, side) weight in [0, 1]."""
+    photo = photo_picture(alignment, index, 2 * side)
+    size = (photo.shape[1], photo.shape[0])
+    mask = mask_picture(alignment, index, size) / 255
+    keep = mask > 0.5
+    canonical = at_pixels(alignment.canonical[index], size)[keep]
+    confidence = at_pixels(alignment.confidence[index][..., None], size)[..., 0][keep]
+    where = np.rint((canonical / span + 1) / 2 * side - 0.5).astype(int)
+    inside = ((where >= 0) & (where < side)).all(1)
+    cell = where[inside, 1] * side + where[inside, 0]
+    weight = confidence[inside].clip(0.02, 1)
+    values = [photo[keep][inside, channel] * weight for channel in range(3)] + [weight, np.ones(len(cell))]
+    sums = [np.bincount(cell, value, side * side).reshape(side, side) for value in values]
+    red, green, blue, weights, count = (cv2.GaussianBlur(total, (0, 0), 0.8) for total in sums)
+    colours = np.dstack([red, green, blue]) / np.maximum(weights, 1e-9)[..., None]
+    return colours, (weights / np.maximum(count, 1e-9)) * np.clip(4 * count, 0, 1)

@@ -1,0 +1,86 @@
+// Points of any photo light up in all the others. Without this script the page shows the numbered points alone.
+(() => {
+  "use strict";
+  const data = JSON.parse(document.getElementById("matches").textContent);
+  const explorer = document.getElementById("explorer");
+  const status = document.getElementById("status");
+  const pictures = [...explorer.querySelectorAll("svg[data-photo]")];
+  const UNSURE = 35;
+  document.documentElement.classList.add("scripted");
+
+  const point = (source, target, index) => {
+    const [x, y, sure] = data.points[source][target].slice(3 * index, 3 * index + 3);
+    return { x, y, sure };
+  };
+  const count = (source) => data.colours[source].length;
+
+  function nearest(source, x, y) {
+    let best = 0, least = Infinity;
+    for (let index = 0; index < count(source); index++) {
+      const place = point(source, source, index);
+      const distance = (place.x - x) ** 2 + (place.y - y) ** 2;
+      if (distance < least) [best, least] = [index, distance];
+    }
+    return best;
+  }
+
+  function show(source, index) {
+    explorer.classList.add("exploring");
+    let found = 0;
+    pictures.forEach((picture, target) => {
+      const { x, y, sure } = point(source, target, index);
+      const longest = Math.max(picture.viewBox.baseVal.width, picture.viewBox.baseVal.height);
+      const circle = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+      circle.setAttribute("cx", x);
+      circle.setAttribute("cy", y);
+      circle.setAttribute("r", longest * (0.016 + 0.0002 * sure));
+      circle.setAttribute("opacity", 0.45 + 0.0055 * sure);
+      circle.classList.toggle("guess", sure < UNSURE);
+      circle.style.setProperty("--hue", data.colours[source][index]);
+      picture.querySelector(".live").replaceChildren(circle);
+      if (target !== source && sure >= UNSURE) found++;
+    });
+    status.textContent = `A point of photo ${data.names[source]}: found with confidence in ${found} of ${pictures.length - 1} others.`;
+  }
+
+  function clear() {
+    explorer.classList.remove("exploring");
+    pictures.forEach((picture) => picture.querySelector(".live").replaceChildren());
+    status.textContent = "";
+  }
+
+  pictures.forEach((picture, source) => {
+    let current = 0;
+    const move = (event) => {
+      const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(picture.getScreenCTM().inverse());
+      current = nearest(source, place.x, place.y);
+      show(source, current);
+    };
+    picture.addEventListener("pointermove", move);
+    picture.addEventListener("pointerdown", move);
+    picture.addEventListener("focus", () => { if (picture.matches(":focus-visible")) show(source, current); });
+    picture.addEventListener("blur", clear);
+    picture.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (event.key === "Escape") clear();
+      if (!step) return;
+      event.preventDefault();
+      current = neighbour(source, current, step);
+      show(source, current);
+    });
+  });
+  explorer.addEventListener("pointerleave", clear);
+
+  // The closest point that lies rather in the direction of the arrow key than to its side; the same one where there is none.
+  function neighbour(source, index, [dx, dy]) {
+    const here = point(source, source, index);
+    let best = index, least = Infinity;
+    for (let other = 0; other < count(source); other++) {
+      const place = point(source, source, other);
+      const along = (place.x - here.x) * dx + (place.y - here.y) * dy;
+      const aside = Math.abs((place.x - here.x) * dy) + Math.abs((place.y - here.y) * dx);
+      if (along > 0 && along >= aside && along + 2 * aside < least) [best, least] = [other, along + 2 * aside];
+    }
+    return best;
+  }
+})();

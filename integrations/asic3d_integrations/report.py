@@ -1,0 +1,59 @@
+"""``report.html``: one self-contained page about an alignment that a person understands at a glance.
+
+The page needs no network: pictures are ``data:`` URIs, style and script are in it, and its content security policy
+forbids everything else. Each photo is stored once and drawn again wherever it appears.
+"""
+
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from asic3d import __version__
+from asic3d.storage import atomic_write
+from asic3d_integrations import report_sections as sections
+from asic3d_integrations.contact_sheets import contact_sheets
+from asic3d_integrations.report_pictures import views_of
+from asic3d_integrations.sampled_matches import sample_matches
+
+if TYPE_CHECKING:
+    from asic3d import Alignment
+
+
+def write_report(alignment: "Alignment", folder: str | Path) -> Path:
+    """Writes ``report.html`` and the pictures in ``figures/``.
+
+    Args:
+        alignment: the alignment; nothing is fitted, points are only followed.
+        folder: the run folder; made if it is missing. An older report in it is replaced.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        StorageError: the folder can't be written.
+
+    Example:
+        >>> write_report(asic3d.load_alignment("asic3d_out"), "asic3d_out")  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    many = len(alignment.names) > 16  # smaller pictures and fewer points keep the page at a few megabytes
+    views = views_of(alignment, side=440 if many else 640)
+    samples = sample_matches(alignment, count=60 if many else 120)
+    parts = sections.sections(alignment, views, samples)
+    page = _template("report.html").substitute(
+        parts, version=__version__, style=_read("report.css"), script=_read("report.js")
+    )
+    for name, sheet in contact_sheets(views, samples).items():
+        atomic_write(folder / "figures" / name, lambda file, sheet=sheet: sheet.save(file, "JPEG", quality=88))
+    # "replace": a file name that is not valid Unicode must not cost the report
+    atomic_write(folder / "report.html", lambda file: file.write(page.encode("utf-8", "replace")))
+    return folder / "report.html"
+
+
+def _read(name: str) -> str:
+    return (resources.files("asic3d_integrations") / name).read_text("utf-8")
+
+
+def _template(name: str) -> Template:
+    return Template(_read(name))

@@ -1,0 +1,219 @@
+"""The parts of the report's page as HTML. Every text that is not ours is escaped here."""
+
+import dataclasses
+import json
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from asic3d_integrations import pictures, verdict
+from asic3d_integrations.report_pictures import View, webp
+from asic3d_integrations.sampled_matches import SampledMatches
+
+if TYPE_CHECKING:
+    from asic3d import Alignment
+
+NUMBERED = 12
+"""Points of the reference photo that are drawn with a number in all photos."""
+UNSURE = 0.35
+"""Confidence below which a point is drawn hollow."""
+_LEVEL_WORDS = {verdict.GOOD: "Good", verdict.FAIR: "Usable", verdict.POOR: "Poor"}
+
+
+def sections(alignment: "Alignment", views: list[View], samples: SampledMatches) -> dict[str, str]:
+    """The placeholders of ``report.html`` but those for version, style and script, with their HTML."""
+    level, sentence = verdict.verdict(alignment)
+    reference = samples.reference()
+    return {
+        "title": escape(title(alignment)),
+        "facts": _facts(alignment),
+        "level": level,
+        "level_word": _LEVEL_WORDS[level],
+        "verdict": escape(sentence),
+        "warnings": _warnings(alignment),
+        "photos": "\n".join(view.stored() for view in views),
+        "frame": _frame(alignment),
+        "pairs": "\n".join(_pair(view) for view in views),
+        "points_text": _points_text(views[reference], len(samples.points[reference][0])),
+        "points": "\n".join(_points(view, views[reference], samples, reference) for view in views),
+        "cutouts": "\n".join(_cutout(view) for view in views),
+        "figures": _figures(alignment),
+        "matrix": _matrix(views, samples.pair_confidence()),
+        "timings": _timings(alignment.timings),
+        "settings": _settings(alignment),
+        "matches": _matches(views, samples),
+    }
+
+
+def title(alignment: "Alignment") -> str:
+    """What the alignment is called: its photo folder."""
+    return alignment.collection.root.resolve().name or "photos"
+
+
+def _facts(alignment: "Alignment") -> str:
+    seconds = sum(alignment.timings.values())
+    facts = [f"{len(alignment.names)} photos", alignment.backbone, f"aligned in {seconds:.1f} s on {alignment.device}"]
+    return " · ".join(escape(fact) for fact in facts)
+
+
+def _warnings(alignment: "Alignment") -> str:
+    """What a person should look at, as a list; empty where nothing is wrong."""
+    sentences = verdict.warnings_of(alignment)
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<h2 class="small">What to look at</h2><ul class="warnings">{items}</ul>'
+
+
+def _frame(alignment: "Alignment") -> str:
+    """The shared frame: its colours, and the average of all photos in it."""
+    extent, side = pictures.canonical_extent(alignment), 240
+    span = 1.35 * extent
+    line = (np.arange(side) + 0.5) / side * 2 * span - span
+    key = pictures.canonical_colours(np.stack(np.meshgrid(line, line), -1), extent)
+    disc = np.hypot(*np.meshgrid(line, line)) < span
+    key = np.rint(np.dstack([key, disc]) * 255).astype(np.uint8)
+    average = pictures.canonical_average(alignment, side, extent)
+    pair = (
+        (key, "Colour key of the shared frame", "The shared frame"),
+        (average, "Average of all photos", "All photos in it"),
+    )
+    return (
+        '<div class="frame">'
+        + "".join(
+            f'<figure><img src="{webp(picture)}" width="{side}" height="{side}" alt="{alt}"><figcaption>{caption}</figcaption>'
+            "</figure>"
+            for picture, alt, caption in pair
+        )
+        + "</div>"
+    )
+
+
+def _pair(view: View) -> str:
+    """A photo beside itself coloured."""
+    width, height = view.size
+    photo = view.svg(
+        view.use("photo") + view.use("outline", 'class="halo"') + view.use("outline", 'class="outline"'),
+        f"Photo {view.title} with the outline of the object",
+    )
+    painted = view.svg(
+        view.use("photo", 'class="ghost"') + f'<image width="{width}" height="{height}" href="{webp(view.colours)}"/>',
+        f"Photo {view.title} painted by place in the shared frame",
+    )
+    level = verdict.photo_level(view.fit)
+    return (
+        f'<li><figure><div class="two" style="--aspect:{width / height:.4f}">{photo}{painted}</div><figcaption>'
+        f'<span class="name">{escape(view.title)}</span>'
+        f'<span class="fit {level}">fits the others: {100 * view.fit:.0f} of 100</span></figcaption></figure></li>'
+    )
+
+
+def _points_text(reference: View, available: int) -> str:
+    return (
+        f"{min(NUMBERED, available)} places of photo {escape(reference.title)}, found again in every other photo under "
+        "the same number. Large and solid is sure; small is less so; a hollow ring is a guess."
+    )
+
+
+def _points(view: View, reference: View, samples: SampledMatches, source: int) -> str:
+    """One photo with the reference photo's numbered points in it; the script adds the point that follows the mouse."""
+    places = view.shrunk(samples.points[source][view.index][:NUMBERED])
+    confidence = samples.confidence[source][view.index][:NUMBERED]
+    colours = reference.hues(samples.points[source][source][:NUMBERED])
+    radius = 0.026 * max(view.size)
+    marks = "".join(
+        _mark(place, number, colour, float(sure), radius)
+        for number, (place, sure, colour) in enumerate(zip(places, confidence, colours, strict=True), 1)
+    )
+    sure = int((confidence >= UNSURE).sum())
+    label = f"Photo {view.title}: {sure} of {len(places)} points found with confidence"
+    content = f'{view.use("photo")}<g class="numbers">{marks}</g><g class="live"></g>'
+    picture = view.svg(content, label, f'tabindex="0" data-photo="{view.index}"')
+    note = ' <span class="tag">the points come from here</span>' if view.index == source else ""
+    return (
+        f'<figure><div class="fit-box">{picture}</div>'
+        f'<figcaption><span class="name">{escape(view.title)}</span>{note}</figcaption></figure>'
+    )
+
+
+def _mark(place: np.ndarray, number: int, colour: str, sure: float, radius: float) -> str:
+    """A numbered point of an SVG picture."""
+    x, y = place
+    size = radius * (0.72 + 0.28 * sure)
+    kind = "sure" if sure >= UNSURE else "guess"
+    return (
+        f'<g class="mark {kind}" transform="translate({x:.1f} {y:.1f})" opacity="{0.45 + 0.55 * sure:.2f}">'
+        f"<title>point {number}, confidence {100 * sure:.0f} of 100</title>"
+        f'<circle r="{size:.1f}" style="--hue:{colour}"/>'
+        f'<text y="{0.36 * size:.1f}" font-size="{1.15 * size:.1f}">{number}</text></g>'
+    )
+
+
+def _cutout(view: View) -> str:
+    share = float((view.mask > 127).mean())
+    picture = view.svg(
+        view.use("photo", f'clip-path="url(#object-{view.index})"'), f"The object of photo {view.title}, cut out"
+    )
+    return (
+        f'<figure><div class="fit-box">{picture}</div><figcaption><span class="name">{escape(view.title)}</span>'
+        f' <span class="quiet">{100 * share:.0f}% of the photo</span></figcaption></figure>'
+    )
+
+
+def _figures(alignment: "Alignment") -> str:
+    """The quality figures with what they mean."""
+    items = []
+    for figure in verdict.quality_figures(alignment):
+        badge = f'<span class="badge {figure.level}">{_LEVEL_WORDS[figure.level]}</span>' if figure.level else ""
+        items.append(
+            f'<div class="figure"><dt>{escape(figure.label)}</dt>'
+            f'<dd><span class="value">{escape(figure.text)}</span> {badge}<p>{escape(figure.meaning)}</p></dd></div>'
+        )
+    return f'<dl class="figures">{"".join(items)}</dl>'
+
+
+def _matrix(views: list[View], table: np.ndarray) -> str:
+    """The table of how surely points of one photo are found in another."""
+    head = "".join(f'<th scope="col" title="{escape(view.name)}">{view.index + 1}</th>' for view in views)
+    rows = []
+    for view in views:
+        cells = "".join(
+            '<td class="self">·</td>' if np.isnan(sure) else f'<td style="--sure:{sure:.2f}">{100 * sure:.0f}</td>'
+            for sure in table[view.index]
+        )
+        rows.append(f'<tr><th scope="row">{escape(view.title)}</th>{cells}</tr>')
+    return f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _timings(timings: dict[str, float]) -> str:
+    longest = max([*timings.values(), 1e-9])
+    rows = "".join(
+        f'<tr><th scope="row">{escape(verdict.STAGES.get(stage, stage))}</th><td>{seconds:.1f} s</td>'
+        f'<td class="bar" aria-hidden="true"><span style="--share:{seconds / longest:.3f}"></span></td></tr>'
+        for stage, seconds in timings.items()
+    )
+    total = f'<tr class="total"><th scope="row">Together</th><td>{sum(timings.values()):.1f} s</td><td></td></tr>'
+    return f'<table class="timings"><tbody>{rows}{total}</tbody></table>'
+
+
+def _settings(alignment: "Alignment") -> str:
+    settings = {**dataclasses.asdict(alignment.config), "photos": str(alignment.collection.root)}
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value)) or '–'}</dd>" for name, value in settings.items())
+
+
+def _matches(views: list[View], samples: SampledMatches) -> str:
+    """All sampled points as JSON for the script; each is ``x, y, 100 * confidence`` in a picture's coordinates."""
+    data = {
+        "names": [view.title for view in views],
+        "colours": [view.hues(samples.points[view.index][view.index]) for view in views],
+        "points": [
+            [_flat(view, samples.points[source][view.index], samples.confidence[source][view.index]) for view in views]
+            for source in range(len(samples))
+        ],
+    }
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _flat(view: View, points: np.ndarray, confidence: np.ndarray) -> list[int]:
+    return np.rint(np.column_stack([view.shrunk(points), 100 * confidence])).astype(int).flatten().tolist()
