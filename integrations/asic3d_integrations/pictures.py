@@ -99,16 +99,13 @@ def mask_picture(alignment: "Alignment", index: int, size: tuple[int, int]) -> n
     return cv2.resize(alignment.mask(alignment.names[index]), size, interpolation=cv2.INTER_AREA)
 
 
-def colour_picture(
-    alignment: "Alignment", index: int, size: tuple[int, int], mask: np.ndarray, extent: float
-) -> np.ndarray:
+def colour_picture(alignment: "Alignment", index: int, mask: np.ndarray, extent: float) -> np.ndarray:
     """The photo's pixels coloured by canonical coordinate, with lines of the canonical plane's grid.
 
     Args:
         alignment: the alignment.
         index: the photo's index.
-        size: width and height of the picture.
-        mask: (h, w) uint8, 255 = object.
+        mask: (h, w) uint8 of the picture's size, 255 = object.
         extent: as of :func:`canonical_colours`.
 
     Returns:
@@ -130,7 +127,8 @@ def _grid_lines(canonical: np.ndarray, step: float) -> np.ndarray:
         return lines
     for axis in (0, 1):
         scaled = canonical[..., axis] / step
-        slope = np.hypot(*np.gradient(scaled)).clip(1e-6)
+        down, right = np.gradient(scaled)
+        slope = np.hypot(down, right).clip(1e-6)
         distance = np.abs(scaled - np.rint(scaled)) / slope
         crowded = np.clip(4 * (0.25 - slope) / 0.25, 0, 1)  # where the lines would merge into one white patch
         lines = np.maximum(lines, np.clip(1.25 - distance, 0, 1) * crowded)

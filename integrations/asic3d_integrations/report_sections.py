@@ -72,22 +72,19 @@ def _frame(alignment: "Alignment") -> str:
     span = 1.35 * extent
     line = (np.arange(side) + 0.5) / side * 2 * span - span
     key = pictures.canonical_colours(np.stack(np.meshgrid(line, line), -1), extent)
-    disc = np.hypot(*np.meshgrid(line, line)) < span
+    disc = np.hypot(line, line[:, None]) < span
     key = np.rint(np.dstack([key, disc]) * 255).astype(np.uint8)
     average = pictures.canonical_average(alignment, side, extent)
     pair = (
         (key, "Colour key of the shared frame", "The shared frame"),
         (average, "Average of all photos", "All photos in it"),
     )
-    return (
-        '<div class="frame">'
-        + "".join(
-            f'<figure><img src="{webp(picture)}" width="{side}" height="{side}" alt="{alt}"><figcaption>{caption}</figcaption>'
-            "</figure>"
-            for picture, alt, caption in pair
-        )
-        + "</div>"
+    figures = (
+        f'<figure><img src="{webp(picture)}" width="{side}" height="{side}" alt="{alt}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for picture, alt, caption in pair
     )
+    return f'<div class="frame">{"".join(figures)}</div>'
 
 
 def _pair(view: View) -> str:

@@ -10,7 +10,7 @@ GOOD, FAIR, POOR = "good", "fair", "poor"
 
 _CONFIDENCE_LIMITS = (0.5, 0.3)  # at least: good, fair
 _MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {}
-"""Key of ``Alignment.quality`` -> label, how to write it, what it means, limits of good and fair (falling: less is better)."""
+"""Key of ``Alignment.quality`` -> label, how to write it, meaning, limits (falling: less is better)."""
 
 STAGES = {
     "features": "Reading the photos with the network",
@@ -24,7 +24,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One quality figure: its ``label``, the value as ``text``, its ``meaning`` and its ``level`` ('' = no judgement)."""
+    """One quality figure: ``label``, the value as ``text``, its ``meaning`` and its ``level`` ('' = no judgement)."""
 
     label: str
     text: str
