@@ -25,7 +25,7 @@ FULL_SIDE = 8192
 """Longer side of what :meth:`Photo.read` decodes at most, pixels; cameras of 48 megapixels stay below it."""
 MOST_PHOTOS = 40
 """Above this the run is slow; a warning says so."""
-_SAME = 3  # grey levels: what differs less is the same
+_SAME = 8  # grey levels: what differs less is the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +81,7 @@ class Photo:
             reason = error.strerror if isinstance(error, OSError) else error
             raise CollectionError(f"The photo {shown(self.name)} can't be read any more: {reason}.") from error
         if not unchanged:
-            raise CollectionError(
-                f"The photo {shown(self.name)} has changed since it was loaded. Align the photos again."
-            )
+            raise CollectionError(f"The photo {shown(self.name)} has changed since it was loaded; load it again.")
         return decoded
 
 
@@ -169,9 +167,7 @@ def load_collection(
     """
     root, mask_root = _folder(folder, "photos"), None if masks is None else _folder(masks, "masks")
     if mask_root is not None and mask_root.samefile(root):
-        raise CollectionError(
-            "The masks and the photos are in the same folder. Put the masks in a folder of their own."
-        )
+        raise CollectionError("The masks lie between the photos. Put them in a folder of their own.")
     found = find_photos(root, passed_over=mask_root)
     mask_of = {} if mask_root is None else match_masks(list(found.photos), mask_root)
     photos, unreadable = _load_all(found.photos, mask_of, progress)
@@ -210,11 +206,13 @@ def load_photo(path: str | Path, *, name: str | None = None, mask: str | Path | 
 def _folder(folder: str | Path, content: str) -> Path:
     """An existing folder as an absolute path, so that it stays right when the working directory changes."""
     path = Path(folder).absolute()
-    if path.is_file():
-        raise CollectionError(f"'{folder}' is a file. Give the folder that holds the {content}.")
-    if not path.is_dir():
-        raise CollectionError(f"There is no folder '{folder}'. Give the folder that holds the {content}.")
-    return path
+    try:
+        if path.is_dir():
+            return path
+        found = f"'{folder}' is a file." if path.is_file() else f"There is no folder '{folder}'."
+    except OSError as error:
+        found = f"The folder '{folder}' can't be reached ({error.strerror})."
+    raise CollectionError(f"{found} Give the folder that holds the {content}.")
 
 
 def _load_all(

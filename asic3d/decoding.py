@@ -96,11 +96,13 @@ def decode_mask(path: Path) -> np.ndarray:
         if _has_alpha(image) and (alpha := image.convert("RGBA").getchannel("A")).getextrema() != (255, 255):
             image = alpha
         elif not image.mode.startswith(("I", "F")):
-            image = image.convert("RGB")
+            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
         values = np.asarray(image.transpose(turn) if turn is not None else image)
     if values.ndim == 3:
         values = values.max(-1)
-    return np.nan_to_num(values) > max(float(np.nan_to_num(values).max()), 0.0) / 2
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+    return values > max(float(values.max()), 0.0) / 2
 
 
 def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -247,7 +249,7 @@ def _identify(file: BinaryIO) -> Image.Image:
         return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         if head.startswith(_MAGIC) or head[4:8] == b"ftyp":
-            raise UnreadableError("the file is damaged, or of a variant that can't be read") from None
+            raise UnreadableError("the file is cut off, damaged or of a variant that can't be read") from None
         raise UnreadableError("it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, HEIC") from None
 
 

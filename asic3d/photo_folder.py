@@ -3,34 +3,18 @@
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from asic3d.errors import CollectionError
 from asic3d.storage import is_run_folder
 
-SUFFIXES = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".apng",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".avif",
-    }
-    | {".heic", ".heif", ".hif"}
-)
+_LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".heic", ".heif", ".hif"}
+_LOSSLESS = {".png", ".apng", ".tif", ".tiff", ".bmp", ".dib", ".gif"}
+SUFFIXES = frozenset(_LOSSY | _LOSSLESS)
 """Endings of the files that are taken for photos, in lower case."""
-_RAW_SUFFIXES = {".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".3fr", ".iiq"}
+_RAW_SUFFIXES = {".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".3fr"}
 _SKIPPED_FOLDERS = {"__macosx", "@eadir"}  # what archives of macOS and servers of Synology put beside photos
 _MASK_FOLDERS = {"mask", "masks"}
 
@@ -209,7 +193,7 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is(test) -> bool:
+def _is(test: Callable[[], bool]) -> bool:
     """A test of a path, False where it can't be made: a link to itself, no permission."""
     try:
         return test()
