@@ -69,14 +69,18 @@ def inside(folder: str | Path, name: str, *, follow_links: bool = False) -> Path
         'run/masks/left/a.jpg.png'
     """
     folder = Path(folder)
-    paths: list[PurePosixPath | PureWindowsPath] = [PurePosixPath(name)]
-    if os.name == "nt":
-        paths.append(PureWindowsPath(name))
-    for path in paths:
-        if not path.name or path.anchor or ".." in path.parts or "\0" in name:
-            raise StorageError(f"The name {name!r} is not that of a file in '{folder}'; nothing was read or written.")
+    refused = StorageError(f"The name {name!r} is not that of a file in '{folder}'; nothing was read or written.")
+    if not isinstance(name, str) or "\0" in name:
+        raise refused
+    for path in (PurePosixPath(name), *([PureWindowsPath(name)] if os.name == "nt" else [])):
+        if not path.name or path.anchor or ".." in path.parts:
+            raise refused
     target = folder / name
-    if not follow_links and not target.resolve().is_relative_to(folder.resolve()):
+    try:
+        leaves = not target.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link that leads to itself
+        raise refused from None
+    if leaves and not follow_links:
         raise StorageError(f"The name {name!r} leads out of '{folder}' through a link; nothing was read or written.")
     return target
 
