@@ -13,13 +13,16 @@ _MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {}
 """Key of ``Alignment.quality`` -> label, how to write it, meaning, limits (falling: less is better)."""
 
 STAGES = {
+    "photos": "Loading the photos",
     "features": "Reading the photos with the network",
     "foreground": "Finding the object",
     "matching": "Matching the photos with each other",
     "canonical": "Laying all photos into one shared frame",
     "masks": "Sharpening the masks",
+    "saving": "Saving",
+    "report": "Writing the report",
 }
-"""Stage of ``Alignment.timings`` -> what it does, in words."""
+"""Stage of the work -> what it does, in words."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""``asic3d align``: photos in, run folder out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from asic3d_cli.commands import Command
+from asic3d_cli.console import Console
+from asic3d_cli.options import config_options, output_options, settings
+from asic3d_cli.runs import FOLDER, RUN
+
+if TYPE_CHECKING:
+    from asic3d import AlignmentConfig
+
+
+@click.command(
+    cls=Command,
+    notes=settings(),
+    examples=(
+        ("asic3d align photos", "Align the photos in the folder 'photos' and write the run folder asic3d_out."),
+        ("asic3d align photos -o mug --masks masks", "Take the object from your own masks; write to another folder."),
+        ("asic3d align photos --overwrite --set grid=60", "Do it again with one setting changed."),
+    ),
+)
+@click.argument("photos", type=FOLDER)
+@click.option(
+    "-o", "--output", "run", default=RUN, metavar="RUN", type=FOLDER, help="Run folder. [default: asic3d_out]"
+)
+@config_options
+@click.option("--masks", metavar="DIR", type=FOLDER, help="Masks: a.png or a.jpg.png for a.jpg; light is the object.")
+@click.option("--strict", is_flag=True, help="Stop at a photo that can't be used instead of leaving it out.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished run.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@output_options
+@click.pass_obj
+def align(
+    console: Console,
+    photos: Path,
+    run: Path,
+    config: "AlignmentConfig",
+    masks: Path | None,
+    strict: bool,
+    overwrite: bool,
+    resume: bool,
+) -> None:
+    """Align the photos in a folder and its sub-folders.
+
+    The run folder gets a report to look at, a mask for each photo, and the alignment that the other commands take.
+    """
+    from asic3d_cli.runs import align_folder, prepared
+    from asic3d_cli.summary import run_as_json, show_run
+    from asic3d_integrations.verdict import STAGES
+
+    console.after_interrupt = "Stopped. Give the same command with --resume to go on from the last checkpoint."
+    with prepared(run, overwrite=overwrite, resume=resume), console.progress(STAGES) as progress:
+        alignment, seconds = align_folder(photos, run, config, progress, masks=masks, strict=strict)
+    if console.as_json:
+        console.emit(run_as_json(alignment, run, seconds))
+    else:
+        show_run(console, alignment, run, seconds)

@@ -1,0 +1,114 @@
+"""What all commands share: help with examples, one place where errors become messages and exit codes."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from asic3d.errors import Asic3dError, BackboneWarning, CollectionWarning
+from asic3d_cli.console import Console
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+Examples = tuple[tuple[str, str], ...]
+
+
+class Command(click.Command):
+    """A command whose help ends with examples: pairs of a command line and what it does."""
+
+    def __init__(self, *args: Any, examples: Examples, notes: Examples = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.examples, self.notes = examples, notes
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the notes (settings and their meaning) and the examples below the options."""
+        if self.notes:
+            with formatter.section("Settings for --set"):
+                formatter.write_dl(self.notes)
+        write_examples(self.examples, formatter)
+
+
+class Group(click.Group):
+    """A group of commands; without one it shows its help."""
+
+    def __init__(self, *args: Any, examples: Examples, **options: Any) -> None:
+        super().__init__(*args, invoke_without_command=True, no_args_is_help=False, **options)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the examples below the commands."""
+        write_examples(self.examples, formatter)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command, or shows the help where none is named."""
+        if not ctx._protected_args and not ctx.args:
+            click.echo(ctx.get_help())
+            return None
+        return super().invoke(ctx)
+
+
+class RootGroup(Group):
+    """The ``asic3d`` command: the only place where errors become messages and exit codes.
+
+    ======================  ====  ===================================================================
+    what happened           exit  what is shown
+    ======================  ====  ===================================================================
+    ``Asic3dError``         1     its sentence on stderr; with ``--json`` ``{"error": ...}`` on stdout
+    wrong usage             2     click's message, likewise
+    Ctrl-C                  130   a sentence that says how to go on
+    the reader went away    0     nothing
+    ======================  ====  ===================================================================
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Makes the console before anything can fail, so that errors too come in the form that was asked for."""
+        ctx.obj = Console(quiet="--quiet" in args or "-q" in args, as_json="--json" in args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command and turns what it raises into a message and an exit code."""
+        console: Console = ctx.obj
+        try:
+            with _shown_warnings(console):
+                super().invoke(ctx)
+                sys.stdout.flush()
+        except Asic3dError as error:
+            console.error(str(error))
+            ctx.exit(1)
+        except click.UsageError as error:
+            if not console.as_json:
+                raise
+            console.error(error.format_message())
+            ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            console.error(console.after_interrupt)
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough. Python flushes once more on exit: let that go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+@contextmanager
+def _shown_warnings(console: Console) -> Iterator[None]:
+    """Shows asic3d's own warnings as sentences and keeps those of other libraries from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for category in (CollectionWarning, BackboneWarning):
+            warnings.simplefilter("always", category)
+        warnings.showwarning = lambda message, *_, **__: console.warn(str(message))
+        yield
+
+
+def write_examples(examples: Examples, formatter: click.HelpFormatter) -> None:
+    """Writes each example's command line and, below it, what it does."""
+    with formatter.section("Examples"):
+        for line, meaning in examples:
+            formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+            with formatter.indentation():
+                formatter.write_text(meaning)

@@ -1,0 +1,143 @@
+"""All output of the command line: progress, messages and tables for people, or one JSON object for programs."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.console import RenderableType
+
+    from asic3d.config import Progress
+
+_PLAIN_WIDTH = 110  # columns where the output is no terminal
+
+
+class Console:
+    """Results go to stdout, progress and warnings to stderr.
+
+    Attributes:
+        quiet: show errors alone (and what was asked for, where a command's purpose is to print it).
+        as_json: one JSON object on stdout and nothing else.
+        after_interrupt: the sentence to show after Ctrl-C; commands that can go on say how.
+    """
+
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet, self.as_json = quiet, as_json
+        self.after_interrupt = "Stopped."
+        self.warned: list[str] = []
+        self._live: RichConsole | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing but the result or an error is wanted."""
+        return self.quiet or self.as_json
+
+    def error(self, sentence: str) -> None:
+        """Shows one sentence on stderr, or as JSON on stdout."""
+        if self.as_json:
+            self.emit({"error": sentence})
+        else:
+            click.secho(f"Error: {sentence}" if sentence != self.after_interrupt else sentence, fg="red", err=True)
+
+    def warn(self, sentence: str) -> None:
+        """Shows one sentence on stderr, above a progress bar where there is one, and remembers it."""
+        self.warned.append(sentence)
+        if self.silent:
+            return
+        if self._live is not None:
+            self._live.print(f"Warning: {sentence}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+
+    def show(self, *renderables: "RenderableType") -> None:
+        """Prints tables and texts of rich to stdout; nothing when silent."""
+        if not self.silent:
+            self.result(*renderables)
+
+    def result(self, *renderables: "RenderableType") -> None:
+        """Prints what the command is for, even when quiet."""
+        out = rich_console(sys.stdout)
+        for renderable in renderables:
+            out.print(renderable, highlight=False)
+
+    def emit(self, value: dict[str, Any]) -> None:
+        """Prints one JSON object."""
+        click.echo(json.dumps(plain(value), ensure_ascii=True))
+
+    @contextmanager
+    def progress(self, labels: dict[str, str]) -> Iterator[Callable[["Progress"], None]]:
+        """A function that shows progress: bars on a terminal, a line for each finished stage elsewhere.
+
+        Args:
+            labels: name of a stage -> what people read.
+        """
+        if self.silent:
+            yield lambda _: None
+        elif sys.stderr.isatty():
+            with self._bars(labels) as report:
+                yield report
+        else:
+            yield _Lines(labels)
+
+    @contextmanager
+    def _bars(self, labels: dict[str, str]) -> Iterator[Callable[["Progress"], None]]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._live = rich_console(sys.stderr)
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._live) as bars:
+            tasks: dict[str, Any] = {}
+
+            def report(progress: "Progress") -> None:
+                if progress.stage not in tasks:
+                    label = labels.get(progress.stage, progress.stage)
+                    tasks[progress.stage] = bars.add_task(label, total=progress.total)
+                bars.update(tasks[progress.stage], completed=progress.done, total=progress.total)
+
+            try:
+                yield report
+            finally:
+                self._live = None
+
+
+class _Lines:
+    """Progress as one plain line on stderr for each finished stage."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._labels, self._finished, self._since = labels, set[str](), time.perf_counter()
+
+    def __call__(self, progress: "Progress") -> None:
+        if progress.done < progress.total or progress.stage in self._finished:
+            return
+        now = time.perf_counter()
+        self._finished.add(progress.stage)
+        click.echo(f"{self._labels.get(progress.stage, progress.stage)}: {now - self._since:.1f} s", err=True)
+        self._since = now
+
+
+def rich_console(stream: Any) -> "RichConsole":
+    """A rich console on a stream, of a fixed width where the stream is no terminal."""
+    from rich.console import Console as RichConsole
+
+    return RichConsole(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False)
+
+
+def plain(value: Any) -> Any:
+    """Values of Python, numpy and torch as JSON can hold them; what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,82 @@
+"""From a folder of photos to a run folder: the steps that several commands share."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from asic3d.errors import Asic3dError
+
+if TYPE_CHECKING:
+    from asic3d import Alignment, AlignmentConfig
+    from asic3d.config import Progress
+
+RUN = Path("asic3d_out")
+"""The run folder where none is named."""
+CHECKPOINT = "checkpoint.safetensors"
+FOLDER = click.Path(path_type=Path)
+
+
+@contextmanager
+def prepared(run: Path, *, overwrite: bool, resume: bool = False) -> Iterator[None]:
+    """A run folder that may be written; where it was new and the work fails at once, it is gone again."""
+    from asic3d.storage import MARKER, prepare_output
+
+    new = not run.exists()
+    prepare_output(run, overwrite=overwrite, resume=resume)
+    if not resume:
+        (run / CHECKPOINT).unlink(missing_ok=True)
+    try:
+        yield
+    except Asic3dError:
+        if new and [entry.name for entry in run.iterdir()] == [MARKER]:
+            (run / MARKER).unlink()
+            run.rmdir()
+        raise
+
+
+def align_folder(
+    photos: Path,
+    run: Path,
+    config: "AlignmentConfig",
+    progress: Callable[["Progress"], None],
+    *,
+    masks: Path | None = None,
+    strict: bool = False,
+) -> tuple["Alignment", dict[str, float]]:
+    """Aligns a folder of photos and writes the whole run folder, which is ``prepared``.
+
+    Returns:
+        The alignment, and the seconds of every stage, from loading the photos to writing the report.
+    """
+    import asic3d
+
+    start = time.perf_counter()
+    collection = asic3d.load_collection(photos, masks=masks, strict=strict, progress=progress)
+    loading = time.perf_counter() - start
+    alignment = asic3d.align(
+        collection, config, progress=progress, cache=run / "cache" / "features", checkpoint=run / CHECKPOINT
+    )
+    return alignment, {"photos": loading, **alignment.timings, **write_run(alignment, run, progress)}
+
+
+def write_run(alignment: "Alignment", run: Path, progress: Callable[["Progress"], None]) -> dict[str, float]:
+    """Saves an alignment with its report.
+
+    Returns:
+        The seconds of both.
+    """
+    from asic3d.config import Progress
+    from asic3d_integrations.report import write_report
+
+    start = time.perf_counter()
+    alignment.save(run, overwrite=True)
+    (run / CHECKPOINT).unlink(missing_ok=True)
+    progress(Progress("saving", 1, 1))
+    saved = time.perf_counter()
+    write_report(alignment, run)
+    progress(Progress("report", 1, 1))
+    return {"saving": saved - start, "report": time.perf_counter() - saved}
