@@ -41,16 +41,18 @@ def write(tmp_path):
 
 def test_reads_points_boxes_and_visibility(write):
     other = entry(
-        "images/b.jpg", bbox=[5, 5, 25, 45], keypoints={"nose": [1.5, 2], "ear": [3, 4, 1], "tail": [9, 9, 0]}
+        "images/b.jpg",
+        bbox=[5, 5, 25, 45],
+        keypoints={"nose": [1.5, 2], "ear": [3, 4, 1], "tail": [9, 9, 0], "hoof": None},
     )
     loaded = load_keypoint_set(write([entry(), other]))
     assert loaded.files == ("images/a.jpg", "images/b.jpg")
-    assert loaded.names == ("ear", "nose", "tail")
+    assert loaded.names == ("ear", "hoof", "nose", "tail")
     assert loaded.sizes == ((100, 80), (100, 80))
     assert loaded.extents.tolist() == [80, 40]
     nan = [np.nan, np.nan]
-    np.testing.assert_array_equal(loaded.keypoints, [[nan, [10, 20], [60, 50]], [[3, 4], [1.5, 2], nan]])
-    assert loaded.visible.tolist() == [[False, True, True], [True, True, False]]
+    np.testing.assert_array_equal(loaded.keypoints, [[nan, nan, [10, 20], [60, 50]], [[3, 4], nan, [1.5, 2], nan]])
+    assert loaded.visible.tolist() == [[False, False, True, True], [True, False, True, False]]
 
 
 def test_photo_names_are_those_of_the_photo_folder(write):

@@ -194,7 +194,7 @@ def _read_entries(path: Path) -> list[Any]:
 
 
 def _parse_photo(folder: Path, path: Path, number: int, entry: Any) -> dict[str, Any]:
-    """One entry with its "file", "size", "bbox" and the "keypoints" that are visible, all checked."""
+    """One entry with its "file", "size", "bbox" and "keypoints" (NaN where not visible), all checked."""
     file = entry.get("file") if isinstance(entry, dict) else None
     if not isinstance(file, str) or not file:
         raise CollectionError(f'Entry {number} of {path} needs a "file": the photo\'s path, relative to the folder.')
@@ -217,8 +217,8 @@ def _parse_photo(folder: Path, path: Path, number: int, entry: Any) -> dict[str,
         point = _numbers(value, (2, 3))
         if point is None and value is not None:
             raise CollectionError(f"The keypoint '{name}' of {where} must be [x, y, visible] or null; found {value!r}.")
-        if point is not None and (len(point) == 2 or point[2]):
-            keypoints[name] = point[:2]
+        visible = point is not None and (len(point) == 2 or point[2])
+        keypoints[name] = point[:2] if point is not None and visible else (math.nan, math.nan)
     return {"file": str(parts), "size": (int(size[0]), int(size[1])), "bbox": box, "keypoints": keypoints}
 
 
