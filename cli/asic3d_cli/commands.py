@@ -1,5 +1,6 @@
 """What all commands share: help with examples, one place where errors become messages and exit codes."""
 
+import io
 import os
 import sys
 import warnings
@@ -44,12 +45,11 @@ class Group(click.Group):
         """Writes the examples below the commands."""
         write_examples(self.examples, formatter)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command, or shows the help where none is named."""
-        if not ctx._protected_args and not ctx.args:
-            click.echo(ctx.get_help())
-            return None
-        return super().invoke(ctx)
+
+def help_alone(ctx: click.Context) -> None:
+    """What a group's callback does: where no command is named, the help is shown."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 class RootGroup(Group):
@@ -73,6 +73,9 @@ class RootGroup(Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command and turns what it raises into a message and an exit code."""
         console: Console = ctx.obj
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # no file name, whatever it holds, may stop the output
+                stream.reconfigure(errors="backslashreplace")
         try:
             with _shown_warnings(console):
                 super().invoke(ctx)

@@ -65,8 +65,9 @@ class Console:
     def result(self, *renderables: "RenderableType") -> None:
         """Prints what the command is for, even when quiet."""
         out = rich_console(sys.stdout)
-        for renderable in renderables:
-            out.print(renderable, highlight=False)
+        with out.capture() as printed:
+            out.print(*renderables, sep="\n", highlight=False)
+        click.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
     def emit(self, value: dict[str, Any]) -> None:
         """Prints one JSON object."""

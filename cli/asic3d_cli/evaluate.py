@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from asic3d_cli.commands import Command, Group
+from asic3d_cli.commands import Command, Group, help_alone
 from asic3d_cli.console import Console
 from asic3d_cli.options import config_options, output_options, settings
 from asic3d_cli.runs import FOLDER
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 @click.group(
     cls=Group, examples=(("asic3d evaluate keypoints cows", "Align the annotated photos in 'cows' and score them."),)
 )
-def evaluate() -> None:
+@click.pass_context
+def evaluate(ctx: click.Context) -> None:
     """Measure how right an alignment is, where the truth is known."""
+    help_alone(ctx)
 
 
 @evaluate.command(

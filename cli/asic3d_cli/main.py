@@ -5,7 +5,7 @@ import click
 from asic3d import __version__
 from asic3d_cli.add import add
 from asic3d_cli.align import align
-from asic3d_cli.commands import RootGroup
+from asic3d_cli.commands import RootGroup, help_alone
 from asic3d_cli.demo import demo
 from asic3d_cli.evaluate import evaluate
 from asic3d_cli.transfer import transfer
@@ -21,11 +21,13 @@ from asic3d_cli.transfer import transfer
     ),
 )
 @click.version_option(__version__, prog_name="asic3d", message="%(prog)s %(version)s")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Finds which point of one photo is which point of every other.
 
     Takes 2 to 40 photos of one object, or of one kind of object, without training data or annotation.
     """
+    help_alone(ctx)
 
 
 for command in (align, add, transfer, evaluate, demo):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Group
+
     from asic3d import Alignment
     from asic3d.config import Progress
     from asic3d_integrations.keypoint_sets import KeypointSet

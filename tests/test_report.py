@@ -1,0 +1,360 @@
+import colorsys
+import html
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from planted_alignment import RADII, SIZES, canonical_of_pixels, plant, to_canonical
+
+from asic3d.errors import StorageError
+from asic3d_integrations import pictures, verdict
+from asic3d_integrations.report import write_report
+from asic3d_integrations.sampled_matches import sample_matches
+
+HOSTILE = "sub folder/<script>alert(1)<&'\"$version é.jpg"
+VOID = {"meta", "img", "br"}
+
+
+@pytest.fixture
+def planted(tmp_path):
+    return plant(tmp_path / "photos")
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every element is closed in order, and its attributes are kept."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice"
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open:
+            self.texts.setdefault(self._open[-1], []).append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page_of(alignment, folder) -> tuple[Page, str]:
+    text = write_report(alignment, folder).read_text("utf-8")
+    return Page(text), text
+
+
+# ---- colours -------------------------------------------------------------------------------------------------------
+
+
+def test_colours_tell_places_apart_and_agree_on_the_same_place():
+    line = np.linspace(-1, 1, 9)
+    places = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+    places = places[np.hypot(*places.T) <= 1.01]
+    colours = pictures.canonical_colours(places, 1.0) * 255
+    assert np.array_equal(colours, pictures.canonical_colours(places, 1.0) * 255)
+    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1e9 * np.eye(len(places))
+    assert distance.min() > 8
+
+
+def test_colours_are_vivid_at_the_rim_and_pale_in_the_centre():
+    angles = np.linspace(0, 2 * np.pi, 60)
+    rim = pictures.canonical_colours(np.stack([np.cos(angles), np.sin(angles)], -1), 1.0)
+    saturation = [colorsys.rgb_to_hsv(*colour)[1] for colour in rim]
+    centre = pictures.canonical_colours(np.zeros(2), 1.0)
+    assert min(saturation) > 0.3
+    assert np.ptp(centre) < 0.02 and centre.min() > 0.8
+
+
+def test_black_numbers_are_readable_on_every_colour():
+    line = np.linspace(-2, 2, 41)
+    colours = pictures.canonical_colours(np.stack(np.meshgrid(line, line), -1), 1.0)
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    assert ((luminance + 0.05) / 0.05).min() > 4.5  # WCAG AA
+
+
+def test_values_of_the_grid_are_read_at_the_pixels_they_belong_to(planted):
+    for photo, size in enumerate(SIZES):
+        found = pictures.at_pixels(planted.canonical[photo], size)
+        truth = canonical_of_pixels(photo)
+        inner = np.hypot(*truth.transpose(2, 0, 1)) < 1
+        assert np.abs(found - truth)[inner].max() < 1e-4
+
+
+def test_a_part_has_the_same_colour_in_every_photo(planted):
+    place = np.array([0.37, -0.41])  # in the canonical plane
+    seen = []
+    for photo, name in enumerate(planted.names):
+        colours = pictures.colour_picture(planted, photo, planted.mask(name), extent=1.0)
+        x, y = np.rint(place * RADII[photo] + np.array(((40, 30), (28, 50), (44, 38))[photo])).astype(int)
+        exact = pictures.canonical_colours(to_canonical(np.array([x, y]), photo), 1.0) * 255
+        assert np.abs(colours[y, x, :3] - exact).max() <= 1  # between the lines of the grid the colour is pure
+        seen.append(colours[y, x, :3].astype(int))
+    assert np.ptp(seen, axis=0).max() < 14  # the nearest pixel is up to half a pixel off
+
+
+def test_colours_end_at_the_mask_and_fade_with_confidence(planted):
+    doubtful = replace(planted, confidence=planted.confidence * 0.3)
+    mask = planted.mask("a.jpg")
+    sure, unsure = (pictures.colour_picture(a, 0, mask, 1.0)[..., 3] for a in (planted, doubtful))
+    assert (sure[mask == 0] == 0).all()
+    assert (sure[30, 40], unsure[30, 40]) == (244, 95)
+
+
+def test_lines_lie_at_equal_places_of_the_plane(planted):
+    mask = np.full((72, 96), 255, np.uint8)
+    plain = pictures.canonical_colours(pictures.at_pixels(planted.canonical[0], (96, 72)), 1.0)
+    lines = pictures.colour_picture(planted, 0, mask, 1.0)[..., :3] / 255 - plain
+    assert lines[30, 35].max() > 0.05 and lines[30, 45].max() > 0.05  # x = -0.25 and 0.25
+    assert np.abs(lines[32, 37]).max() < 0.01  # between lines, in both directions
+
+
+def test_outline_encloses_the_mask_with_its_holes():
+    mask = np.zeros((60, 80), np.uint8)
+    cv2.circle(mask, (40, 30), 22, 255, -1)
+    cv2.circle(mask, (40, 30), 8, 0, -1)
+    path = pictures.outline(mask)
+    drawn = np.zeros_like(mask)
+    loops = [np.array(re.findall(r"[\d.]+", part), float).reshape(-1, 2) - 0.5 for part in path.split("Z") if part]
+    cv2.fillPoly(drawn, [np.rint(loop).astype(np.int32) for loop in loops], 255)  # even-odd, as the page fills it
+    assert len(loops) == 2
+    assert (drawn != mask).mean() < 0.03
+
+
+def test_outline_of_nothing_is_empty():
+    assert pictures.outline(np.zeros((5, 5), np.uint8)) == ""
+
+
+def test_average_in_the_canonical_plane_shows_the_object_sharp(planted):
+    shifted = replace(planted, canonical=planted.canonical + torch.tensor([0.5, 0.0, -0.5]).reshape(3, 1, 1, 1))
+    errors = []
+    for alignment in (planted, shifted):
+        average = pictures.canonical_average(alignment, 60, extent=1.0)
+        line = ((np.arange(60) + 0.5) / 60 * 2 - 1) * 1.35
+        x, y = np.meshgrid(line, line)
+        truth = np.stack([np.sin(5 * x), np.cos(4 * y), np.sin(3 * x + 4 * y)], -1) * 100 + 128
+        errors.append(np.abs(average[..., :3] - truth)[np.hypot(x, y) < 0.8].mean())
+    assert errors[0] < 12 < 40 < errors[1]
+
+
+# ---- points --------------------------------------------------------------------------------------------------------
+
+
+def test_sampled_points_are_on_the_object_spread_and_followed_exactly(planted):
+    samples = sample_matches(planted, count=12)
+    for source in range(3):
+        points = samples.points[source]
+        canonical = [to_canonical(points[photo].astype(float), photo) for photo in range(3)]
+        assert points.shape == (3, 12, 2)
+        assert (np.hypot(*canonical[source].T) <= 1).all()
+        assert np.abs(canonical[0] - canonical[1]).max() < 1e-5 and np.abs(canonical[0] - canonical[2]).max() < 1e-5
+        apart = np.linalg.norm(canonical[0][:, None] - canonical[0][None], axis=-1) + 9 * np.eye(12)
+        assert apart.min() > 0.3  # twelve discs of radius 0.15 in a disc of radius 1 are not crowded
+        assert (samples.confidence[source][source] == 1).all()
+
+
+def test_pair_confidence_is_the_mean_over_points(planted):
+    table = sample_matches(planted, count=10).pair_confidence()
+    assert np.isnan(np.diagonal(table)).all()
+    assert np.allclose(table[~np.eye(3, dtype=bool)], 0.9)
+
+
+def test_reference_is_the_photo_that_the_others_confirm(planted):
+    samples = sample_matches(planted, count=5)
+    samples.confidence[0][1:] = 0.2
+    samples.confidence[1][[0, 2]] = 0.3
+    assert samples.reference() == 2
+
+
+def test_a_photo_without_object_still_gives_points(planted):
+    nothing = replace(planted, foreground=planted.foreground * 0)
+    assert [points.shape[1] > 0 for points in sample_matches(nothing, count=6).points] == [True] * 3
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fits", "level", "sentence"),
+    [
+        ((0.9, 0.8, 0.7), "good", "All 3 photos fit together."),
+        (
+            (0.4, 0.4, 0.7),
+            "fair",
+            "All 3 photos fit together, though loosely: check the points below before relying on them.",
+        ),
+        ((0.9, 0.1, 0.9), "fair", "2 of 3 photos fit together; “b.jpg” hardly fits the others."),
+        ((0.1, 0.1, 0.9), "poor", "Only 1 of 3 photos fit together; the points below are mostly guesses."),
+    ],
+)
+def test_verdict(planted, fits, level, sentence):
+    confidence = torch.tensor(fits).reshape(3, 1, 1).expand_as(planted.confidence)
+    assert verdict.verdict(replace(planted, confidence=confidence)) == (level, sentence)
+
+
+def test_fit_of_a_photo_is_its_confidence_on_the_object(planted):
+    assert verdict.photo_fits(planted) == pytest.approx((0.95, 0.95, 0.95))
+
+
+def test_figures_without_a_meaning_are_shown_all_the_same(planted):
+    assert verdict.quality_figures(planted) == (verdict.Figure("Planted figure", "0.812", "", ""),)
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+
+def test_page_is_well_formed_and_needs_nothing_from_outside(planted, tmp_path):
+    page, text = page_of(planted, tmp_path / "run")
+    outside = [
+        (tag, name, value)
+        for tag, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "xlink:href", "srcset", "action") and not value.startswith(("data:image/", "#"))
+    ]
+    assert outside == []
+    assert re.findall(r"(?:https?:)?//(?!www\.w3\.org/2000/svg)[a-z]+\.", text) == []
+    assert "url(" not in text.replace("url(#object-", "")
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_page_can_be_read_without_seeing_it(planted, tmp_path):
+    page, _ = page_of(planted, tmp_path / "run")
+    assert [a for a in page.all("img") if not a.get("alt")] == []
+    drawings = [a for a in page.all("svg") if a.get("aria-hidden") != "true"]
+    assert len(drawings) == 4 * 3 and all(a["role"] == "img" and a["aria-label"] for a in drawings)
+    assert next(iter(page.all("html")))["lang"] == "en"
+    labels = {a["aria-labelledby"] for a in page.all("section") if "aria-labelledby" in a}
+    assert labels and labels <= {a.get("id") for a in page.all("h2")}
+
+
+def test_ids_are_unique_and_every_reference_leads_somewhere(planted, tmp_path):
+    page, text = page_of(planted, tmp_path / "run")
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    used = {attributes["href"][1:] for attributes in page.all("use")} | set(re.findall(r"url\(#([\w-]+)\)", text))
+    assert len(ids) == len(set(ids))
+    assert used and used <= set(ids)
+
+
+def test_names_and_texts_are_escaped(tmp_path):
+    names = (HOSTILE, "b.jpg", "c.jpg")
+    hostile = plant(tmp_path / "<b>photos", names, warnings=("<img src=x onerror=alert(1)>",), backbone="<i>net</i>")
+    page, text = page_of(hostile, tmp_path / "run")
+    assert text.count("<script") == 2 and "<script>alert" not in text and "<img src=x" not in text
+    assert "<b>" not in text and "<i>" not in text
+    assert page.texts["h1"] == ["<b>photos"]
+    assert f"1 · {HOSTILE}" in page.texts["span"]
+    assert f"{html.escape(HOSTILE)}" in text  # and $version in it was not filled in
+
+
+def test_names_that_are_not_unicode_do_not_cost_the_report(tmp_path):
+    planted = plant(tmp_path / "photos")
+    photos = tuple(replace(photo, name=photo.name.replace("a", "\udce4")) for photo in planted.collection.photos)
+    odd = replace(planted, collection=replace(planted.collection, photos=photos))
+    assert "1 · ?.jpg" in page_of(odd, tmp_path / "run")[0].texts["span"]
+
+
+def test_points_of_the_script_are_those_of_the_alignment(planted, tmp_path):
+    _, text = page_of(planted, tmp_path / "run")
+    data = json.loads(re.search(r'<script type="application/json" id="matches">(.*?)</script>', text, re.S)[1])
+    assert data["names"] == ["1 · a.jpg", "2 · b.jpg", "3 · c.jpg"]
+    for source in range(3):
+        places = [np.array(flat, float).reshape(-1, 3) for flat in data["points"][source]]
+        assert len(places[0]) == len(data["colours"][source]) > 60
+        canonical = [to_canonical(place[:, :2] - 0.5, photo) for photo, place in enumerate(places)]
+        rounding = sum(0.71 / radius for radius in RADII[:2])
+        assert np.linalg.norm(canonical[0] - canonical[1], axis=1).max() < rounding
+        assert set(places[source][:, 2]) == {100} and set(places[source - 1][:, 2]) == {90}
+
+
+def test_numbered_points_carry_their_confidence(planted, tmp_path):
+    def unsure(points, *, source, target, exact=planted.transfer):
+        found = exact(points, source=source, target=target)
+        return replace(found, confidence=torch.where(torch.arange(len(points)) == 1, 0.2, 0.9))
+
+    class Unsure(type(planted)):
+        transfer = staticmethod(unsure)
+
+    alignment = Unsure(planted.collection, planted.canonical, planted.foreground, planted.confidence)
+    _, text = page_of(alignment, tmp_path / "run")
+    assert text.count('class="mark guess"') == 2 and text.count('class="mark sure"') == 34
+    assert text.count("point 2, confidence 20 of 100") == 2
+    assert "Photo 2 · b.jpg: 11 of 12 points found with confidence" in text
+
+
+def test_page_tells_figures_time_warnings_and_settings(tmp_path):
+    told = plant(tmp_path / "photos", warnings=("The first warning.", "The first warning.", "Another."))
+    page, text = page_of(told, tmp_path / "run")
+    assert page.texts["li"][:2] == ["The first warning.", "Another."]
+    assert "Planted figure" in page.texts["dt"] and "0.812" in page.texts["span"]
+    assert "3 photos · planted · aligned in 2.0 s on cpu" in text
+    assert "Reading the photos with the network" in page.texts["th"] and "1.5 s" in page.texts["td"]
+    assert {"preset", "backbone", "seed"} <= set(page.texts["dt"])
+
+
+def test_without_warnings_there_is_no_list_of_them(planted, tmp_path):
+    page, _ = page_of(planted, tmp_path / "run")
+    assert page.texts["p"].count("What to look at") == 0 and "What to look at" not in page.texts["h2"]
+
+
+def test_pictures_are_written_as_files(planted, tmp_path):
+    path = write_report(planted, tmp_path / "run")
+    assert path == tmp_path / "run" / "report.html"
+    for name in ("colours.jpg", "points.jpg", "masks.jpg"):
+        with Image.open(tmp_path / "run" / "figures" / name) as sheet:
+            assert sheet.format == "JPEG" and min(sheet.size) > 150
+
+
+def test_mask_sheet_shows_the_object_on_grey(planted, tmp_path):
+    write_report(planted, tmp_path / "run")
+    with Image.open(tmp_path / "run" / "figures" / "masks.jpg") as sheet:
+        pixels = np.asarray(sheet).astype(int)
+    grey = (np.abs(pixels - 238) < 12).all(-1).mean()
+    assert grey > 0.02  # where the backgrounds were, which are 60, 100 and 140 in the photos
+    assert (np.abs(pixels - 100) < 6).all(-1).mean() < 0.001
+
+
+def test_a_second_report_replaces_the_first(planted, tmp_path):
+    write_report(planted, tmp_path / "run")
+    write_report(replace(planted, warnings=("Now with a warning.",)), tmp_path / "run")
+    assert "Now with a warning." in (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == ["figures", "report.html"]
+
+
+def test_a_place_that_cant_be_written_is_an_error(planted, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(StorageError, match="can't be written"):
+        write_report(planted, tmp_path / "run")
+
+
+@pytest.mark.parametrize("change", ["no object", "no confidence", "one place"])
+def test_hopeless_alignments_are_reported_too(planted, tmp_path, change):
+    hopeless = {
+        "no object": replace(planted, foreground=planted.foreground * 0),
+        "no confidence": replace(planted, confidence=planted.confidence * 0),
+        "one place": replace(planted, canonical=planted.canonical * 0),
+    }[change]
+    _, text = page_of(hopeless, tmp_path / "run")
+    assert ('class="badge poor"' in text) == (change != "one place")
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
