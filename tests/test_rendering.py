@@ -11,7 +11,7 @@ from asic3d.errors import ConfigError, StorageError
 from asic3d.rendering import render_collection
 from asic3d.rendering.meshes import ball, join, superellipse
 from asic3d.rendering.rasterising import nearest_along, nearest_at, rasterise
-from asic3d.rendering.shading import compose
+from asic3d.rendering.shading import Layer, compose
 from asic3d.rendering.toy import POSES, pose_points, toy_mesh
 
 WHITE = np.ones((4, 4, 3), np.float32)
@@ -119,8 +119,6 @@ def test_edges_are_antialiased():
 
 def _half_covering_layer():
     """White over the left five of six fine columns of a photo of 2 x 1 pixels."""
-    from asic3d.rendering.shading import Layer
-
     corners = np.array([[-1.0, -1], [4.5, -1], [4.5, 9], [-1, 9]])
     seen = rasterise(corners, np.ones(4), np.array([[0, 2, 1], [0, 3, 2]]), (3, 6))
     return Layer(seen, np.ones((len(seen.pixels), 3), np.float32))
@@ -300,11 +298,11 @@ def test_a_folder_that_is_a_file_is_refused(rendered, tmp_path):
         rendered.save(tmp_path / "taken")
 
 
-@pytest.mark.parametrize(("count", "size"), [(0, (64, 48)), (2, (15, 48)), (2, (400, 40))])
+@pytest.mark.parametrize(("count", "size"), [(0, (64, 48)), (2, (23, 48)), (2, (400, 40))])
 def test_impossible_collections_are_refused(count, size):
     with pytest.raises(ConfigError) as caught:
         render_collection(count, size=size)
     assert str(caught.value) == (
-        "A rendered collection has at least 1 photo of at least 16 pixels a side and an aspect of at most 8; "
+        "A rendered collection has at least 1 photo of at least 24 pixels a side and an aspect of at most 8; "
         f"{count} of {size[0]} x {size[1]} were asked for."
     )

@@ -119,9 +119,9 @@ def render_collection(
         >>> render_collection(2, size=(80, 60)).photos[0].image.shape
         (60, 80, 3)
     """
-    if count < 1 or min(size) < 16 or max(size) > 8 * min(size):
+    if count < 1 or min(size) < 24 or max(size) > 8 * min(size):
         raise ConfigError(
-            f"A rendered collection has at least 1 photo of at least 16 pixels a side and an aspect of at most 8; "
+            "A rendered collection has at least 1 photo of at least 24 pixels a side and an aspect of at most 8; "
             f"{count} of {size[0]} x {size[1]} were asked for."
         )
     generator = np.random.default_rng(seed)

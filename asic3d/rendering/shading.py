@@ -97,7 +97,7 @@ def background(camera: Camera, place: Surroundings, sunlight: LightMap, above: L
     points = eye + depth[:, None] * rays
     right = np.array([place.facing[1], -place.facing[0]])
     on_wall = np.stack([points[:, :2] @ right, points[:, 2]], 1)
-    wall = backdrop_colours(place, on_wall) ** 2.2 * (0.75 * place.sun * 0.6 + 0.7 * place.sky)
+    wall = backdrop_colours(place, on_wall) ** 2.2 * (0.45 * place.sun + 0.7 * place.sky)
     ground = ground_colours(place, points[:, :2]) ** 2.2 * _ground_light(points, place, sunlight, above)
     picture = np.where((to_wall < to_ground)[:, None], wall, ground).astype(np.float32)
     focus = np.linalg.norm(eye)
@@ -134,7 +134,8 @@ def develop(light: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     height, width, _ = light.shape
     warmth, tint = generator.normal(0, 0.07, 2)
     cast = np.array([1 + warmth, 1 + 0.5 * tint, 1 - warmth])
-    exposure = generator.uniform(0.8, 1.15) * 0.30 / float(np.median(light.mean(2)) ** 0.5 * 0.22**0.5 + 0.02) * 0.75
+    # Half of the way to a mid grey: cameras leave dark places somewhat dark, and bright ones bright.
+    exposure = generator.uniform(0.18, 0.26) / (np.sqrt(0.22 * float(np.median(light.mean(2)))) + 0.02)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     vignette = 1 - generator.uniform(0.05, 0.2) * (x**2 + y**2) / 2
     exposed = light * (cast * exposure) * vignette[..., None]

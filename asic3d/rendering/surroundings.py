@@ -97,7 +97,7 @@ def make_surroundings(number: int, azimuth: float, clutter: float, generator: np
         facing=np.array([np.cos(away), np.sin(away)]),
         towards_sun=towards_sun,
         sun=strength * np.array([1 + warmth, 1, 1 - warmth]),
-        sky=(1.15 - 0.5 * strength) * np.array([1, 1, 1.0]) * np.array([0.95, 1.0, 1.08] if scene.outdoors else 1.0),
+        sky=(1.15 - 0.5 * strength) * np.array([0.95, 1.0, 1.08] if scene.outdoors else [1.0, 1.0, 1.0]),
         clutter=join(things) if things else None,
     )
 
