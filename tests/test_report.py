@@ -59,6 +59,11 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+def coloured(alignment, photo: int, mask: np.ndarray) -> np.ndarray:
+    paint = pictures.paint_picture(alignment, photo, SIZES[photo], 1.0)
+    return pictures.colour_picture(alignment, photo, mask, paint, 1.0)
+
+
 def page_of(alignment, folder) -> tuple[Page, str]:
     text = write_report(alignment, folder).read_text("utf-8")
     return Page(text), text
@@ -106,7 +111,7 @@ def test_a_part_has_the_same_colour_in_every_photo(planted):
     place = np.array([0.37, -0.41])  # in the canonical plane
     seen = []
     for photo, name in enumerate(planted.names):
-        colours = pictures.colour_picture(planted, photo, planted.mask(name), extent=1.0)
+        colours = coloured(planted, photo, planted.mask(name))
         x, y = np.rint(place * RADII[photo] + np.array(((40, 30), (28, 50), (44, 38))[photo])).astype(int)
         exact = pictures.canonical_colours(to_canonical(np.array([x, y]), photo), 1.0) * 255
         assert np.abs(colours[y, x, :3] - exact).max() <= 1  # between the lines of the grid the colour is pure
@@ -117,7 +122,7 @@ def test_a_part_has_the_same_colour_in_every_photo(planted):
 def test_colours_end_at_the_mask_and_fade_with_confidence(planted):
     doubtful = replace(planted, confidence=planted.confidence * 0.3)
     mask = planted.mask("a.jpg")
-    sure, unsure = (pictures.colour_picture(a, 0, mask, 1.0)[..., 3] for a in (planted, doubtful))
+    sure, unsure = (coloured(a, 0, mask)[..., 3] for a in (planted, doubtful))
     assert (sure[mask == 0] == 0).all()
     assert (sure[30, 40], unsure[30, 40]) == (244, 95)
 
@@ -125,7 +130,7 @@ def test_colours_end_at_the_mask_and_fade_with_confidence(planted):
 def test_lines_lie_at_equal_places_of_the_plane(planted):
     mask = np.full((72, 96), 255, np.uint8)
     plain = pictures.canonical_colours(pictures.at_pixels(planted.canonical[0], (96, 72)), 1.0)
-    lines = pictures.colour_picture(planted, 0, mask, 1.0)[..., :3] / 255 - plain
+    lines = coloured(planted, 0, mask)[..., :3] / 255 - plain
     assert lines[30, 35].max() > 0.05 and lines[30, 45].max() > 0.05  # x = -0.25 and 0.25
     assert np.abs(lines[32, 37]).max() < 0.01  # between lines, in both directions
 
@@ -316,6 +321,12 @@ def test_page_tells_figures_time_warnings_and_settings(tmp_path):
 def test_without_warnings_there_is_no_list_of_them(planted, tmp_path):
     page, _ = page_of(planted, tmp_path / "run")
     assert page.texts["p"].count("What to look at") == 0 and "What to look at" not in page.texts["h2"]
+
+
+@pytest.mark.parametrize(("folder", "title"), [("mug", "mug"), ("mug/images", "mug"), ("mug/photos", "mug")])
+def test_page_is_called_after_the_photo_folder(tmp_path, folder, title):
+    page, _ = page_of(plant(tmp_path / folder), tmp_path / "run")
+    assert page.texts["h1"] == [title] and page.texts["title"] == [f"{title} · asic3d report"]
 
 
 def test_pictures_are_written_as_files(planted, tmp_path):

@@ -94,7 +94,7 @@ class Console:
 
         self._live = rich_console(sys.stderr)
         columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._live) as bars:
+        with Progress(*columns, console=self._live, transient=True) as bars:
             tasks: dict[str, Any] = {}
 
             def report(progress: "Progress") -> None:

@@ -99,25 +99,32 @@ def mask_picture(alignment: "Alignment", index: int, size: tuple[int, int]) -> n
     return cv2.resize(alignment.mask(alignment.names[index]), size, interpolation=cv2.INTER_AREA)
 
 
-def colour_picture(alignment: "Alignment", index: int, mask: np.ndarray, extent: float) -> np.ndarray:
-    """The photo's pixels coloured by canonical coordinate, with lines of the canonical plane's grid.
+def paint_picture(alignment: "Alignment", index: int, size: tuple[int, int], extent: float) -> np.ndarray:
+    """The colour of each pixel's place in the canonical plane: (h, w, 3) uint8, everywhere."""
+    colours = canonical_colours(at_pixels(alignment.canonical[index], size), extent)
+    return np.rint(colours * 255).astype(np.uint8)
+
+
+def colour_picture(
+    alignment: "Alignment", index: int, mask: np.ndarray, paint: np.ndarray, extent: float
+) -> np.ndarray:
+    """The paint on the object, with lines of the canonical plane's grid.
 
     Args:
         alignment: the alignment.
         index: the photo's index.
         mask: (h, w) uint8 of the picture's size, 255 = object.
+        paint: (h, w, 3) uint8, of :func:`paint_picture`.
         extent: as of :func:`canonical_colours`.
 
     Returns:
         (h, w, 4) uint8 RGBA; opacity is the mask times the confidence, so that guesses fade.
     """
     size = (mask.shape[1], mask.shape[0])
-    canonical = at_pixels(alignment.canonical[index], size)
+    lines = _grid_lines(at_pixels(alignment.canonical[index], size), 2 * extent / LINES)[..., None]
     confidence = at_pixels(alignment.confidence[index][..., None], size)[..., 0]
-    colours = canonical_colours(canonical, extent)
-    colours = colours + (1 - colours) * 0.75 * _grid_lines(canonical, 2 * extent / LINES)[..., None]
-    opacity = mask / 255 * (0.12 + 0.88 * np.clip(confidence, 0, 1))
-    return np.rint(np.dstack([colours, opacity]) * 255).astype(np.uint8)
+    opacity = mask * (0.12 + 0.88 * np.clip(confidence, 0, 1))
+    return np.rint(np.dstack([paint + (255 - paint) * (0.75 * lines), opacity])).astype(np.uint8)
 
 
 def _grid_lines(canonical: np.ndarray, step: float) -> np.ndarray:

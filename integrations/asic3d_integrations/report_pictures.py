@@ -86,9 +86,8 @@ def views_of(alignment: "Alignment", side: int) -> list[View]:
         photo = pictures.photo_picture(alignment, index, side)
         size = (photo.shape[1], photo.shape[0])
         mask = pictures.mask_picture(alignment, index, size)
-        colours = pictures.colour_picture(alignment, index, mask, extent)
-        plain = pictures.canonical_colours(pictures.at_pixels(alignment.canonical[index], size), extent)
-        paint = np.rint(plain * 255).astype(np.uint8)
+        paint = pictures.paint_picture(alignment, index, size, extent)
+        colours = pictures.colour_picture(alignment, index, mask, paint, extent)
         scale = max(size) / max(alignment.sizes[index])
         views.append(View(index, name, size, scale, photo, mask, colours, paint, fit))
     return views
@@ -101,7 +100,7 @@ def jpeg(picture: np.ndarray) -> str:
 
 def webp(picture: np.ndarray) -> str:
     """A data URI of (h, w, 4) uint8, with its transparency."""
-    return _uri(picture, "WEBP", quality=82)
+    return _uri(picture, "WEBP", quality=82, method=2)
 
 
 def _uri(picture: np.ndarray, form: str, **options: int) -> str:

@@ -47,8 +47,9 @@ def sections(alignment: "Alignment", views: list[View], samples: SampledMatches)
 
 
 def title(alignment: "Alignment") -> str:
-    """What the alignment is called: its photo folder."""
-    return alignment.collection.root.resolve().name or "photos"
+    """What the alignment is called: its photo folder, or the folder above where that one is just called images."""
+    folder = alignment.collection.root.resolve()
+    return (folder.parent if folder.name in ("images", "photos") else folder).name or "photos"
 
 
 def _facts(alignment: "Alignment") -> str:
