@@ -101,7 +101,7 @@ def _pair(view: View) -> str:
     )
     level = verdict.photo_level(view.fit)
     return (
-        f'<li><figure><div class="two" style="--aspect:{width / height:.4f}">{photo}{painted}</div><figcaption>'
+        f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{photo}{painted}</div><figcaption>'
         f'<span class="name">{escape(view.title)}</span>'
         f'<span class="fit {level}">fits the others: {100 * view.fit:.0f} of 100</span></figcaption></figure></li>'
     )
@@ -128,11 +128,8 @@ def _points(view: View, reference: View, samples: SampledMatches, source: int) -
     label = f"Photo {view.title}: {sure} of {len(places)} points found with confidence"
     content = f'{view.use("photo")}<g class="numbers">{marks}</g><g class="live"></g>'
     picture = view.svg(content, label, f'tabindex="0" data-photo="{view.index}"')
-    note = ' <span class="tag">the points come from here</span>' if view.index == source else ""
-    return (
-        f'<figure><div class="fit-box">{picture}</div>'
-        f'<figcaption><span class="name">{escape(view.title)}</span>{note}</figcaption></figure>'
-    )
+    note = '<span class="tag">the points come from here</span>' if view.index == source else ""
+    return _framed(view, picture, note)
 
 
 def _mark(place: np.ndarray, number: int, colour: str, sure: float, radius: float) -> str:
@@ -153,9 +150,14 @@ def _cutout(view: View) -> str:
     picture = view.svg(
         view.use("photo", f'clip-path="url(#object-{view.index})"'), f"The object of photo {view.title}, cut out"
     )
+    return _framed(view, picture, f'<span class="quiet">{100 * share:.0f}% of the photo</span>')
+
+
+def _framed(view: View, picture: str, note: str) -> str:
+    """A picture with the photo's name and a note below it."""
     return (
-        f'<figure><div class="fit-box">{picture}</div><figcaption><span class="name">{escape(view.title)}</span>'
-        f' <span class="quiet">{100 * share:.0f}% of the photo</span></figcaption></figure>'
+        f'<figure style="--aspect:{view.aspect:.3f}"><div class="fit-box">{picture}</div>'
+        f'<figcaption><span class="name">{escape(view.title)}</span> {note}</figcaption></figure>'
     )
 
 
