@@ -5,13 +5,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from asic3d_integrations.report_pictures import View
-from asic3d_integrations.sampled_matches import SampledMatches
+from asic3d_integrations.sampled_matches import NUMBERED, UNSURE, SampledMatches
 
 CELL = 320
 """Pixels of the longer side of a photo on a sheet."""
 _GAP = 12
-_NUMBERED = 12
-_UNSURE = 0.35
 
 
 def contact_sheets(views: list[View], samples: SampledMatches) -> dict[str, Image.Image]:
@@ -57,18 +55,18 @@ def _over(front: np.ndarray, back: np.ndarray, opacity: np.ndarray) -> np.ndarra
 def _numbered(view: View, reference: View, samples: SampledMatches) -> np.ndarray:
     """The photo with the reference photo's first points, each with its number; guesses are rings."""
     source = reference.index
-    places = view.shrunk(samples.points[source][view.index][:_NUMBERED])
-    confidence = samples.confidence[source][view.index][:_NUMBERED]
-    colours = reference.hues(samples.points[source][source][:_NUMBERED])
+    places = view.shrunk(samples.points[source][view.index][:NUMBERED])
+    confidence = samples.confidence[source][view.index][:NUMBERED]
+    colours = reference.hues(samples.points[source][source][:NUMBERED])
     image = Image.fromarray(view.photo.copy())
     draw, radius = ImageDraw.Draw(image), 0.03 * max(view.size)
     font = ImageFont.load_default(max(6.0, 1.2 * radius))
     for number, ((x, y), sure, colour) in enumerate(zip(places.tolist(), confidence, colours, strict=True), 1):
         size = radius * (0.72 + 0.28 * float(sure))
         box = (x - size, y - size, x + size, y + size)
-        if sure >= _UNSURE:
+        if sure >= UNSURE:
             draw.ellipse(box, fill=colour, outline="white", width=2)
         else:
             draw.ellipse(box, outline=colour, width=2)
-        draw.text((x, y), str(number), fill="black" if sure >= _UNSURE else "white", font=font, anchor="mm")
+        draw.text((x, y), str(number), fill="black" if sure >= UNSURE else "white", font=font, anchor="mm")
     return np.asarray(image)

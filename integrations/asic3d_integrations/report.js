@@ -5,7 +5,6 @@
   const explorer = document.getElementById("explorer");
   const status = document.getElementById("status");
   const pictures = [...explorer.querySelectorAll("svg[data-photo]")];
-  const UNSURE = 35;
   document.documentElement.classList.add("scripted");
 
   const point = (source, target, index) => {
@@ -35,10 +34,10 @@
       circle.setAttribute("cy", y);
       circle.setAttribute("r", longest * (0.016 + 0.0002 * sure));
       circle.setAttribute("opacity", 0.45 + 0.0055 * sure);
-      circle.classList.toggle("guess", sure < UNSURE);
+      circle.classList.toggle("guess", sure < data.unsure);
       circle.style.setProperty("--hue", data.colours[source][index]);
       picture.querySelector(".live").replaceChildren(circle);
-      if (target !== source && sure >= UNSURE) found++;
+      if (target !== source && sure >= data.unsure) found++;
     });
     status.textContent = `A point of photo ${data.names[source]}: found with confidence in ${found} of ${pictures.length - 1} others.`;
   }

@@ -9,15 +9,11 @@ import numpy as np
 
 from asic3d_integrations import pictures, verdict
 from asic3d_integrations.report_pictures import View, webp
-from asic3d_integrations.sampled_matches import SampledMatches
+from asic3d_integrations.sampled_matches import NUMBERED, UNSURE, SampledMatches
 
 if TYPE_CHECKING:
     from asic3d import Alignment
 
-NUMBERED = 12
-"""Points of the reference photo that are drawn with a number in all photos."""
-UNSURE = 0.35
-"""Confidence below which a point is drawn hollow."""
 _LEVEL_WORDS = {verdict.GOOD: "Good", verdict.FAIR: "Usable", verdict.POOR: "Poor"}
 
 
@@ -205,6 +201,7 @@ def _settings(alignment: "Alignment") -> str:
 def _matches(views: list[View], samples: SampledMatches) -> str:
     """All sampled points as JSON for the script; each is ``x, y, 100 * confidence`` in a picture's coordinates."""
     data = {
+        "unsure": round(100 * UNSURE),
         "names": [view.title for view in views],
         "colours": [view.hues(samples.points[view.index][view.index]) for view in views],
         "points": [

@@ -11,6 +11,11 @@ from asic3d.coordinates import cell_centres, normalised_to_pixels
 if TYPE_CHECKING:
     from asic3d import Alignment
 
+NUMBERED = 12
+"""Points of the reference photo that are drawn with a number in all photos."""
+UNSURE = 0.35
+"""Confidence below which a point is drawn hollow: a guess."""
+
 
 @dataclass(frozen=True, eq=False)
 class SampledMatches:
