@@ -96,6 +96,19 @@ def test_folding_keeps_the_output():
     torch.testing.assert_close(model(images), wanted)
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(8, 8), (9, 9), (8, 9), (7, 10)])
+def test_padding_without_a_copy_is_tensorflows(size, kernel):
+    import_timm()
+    from timm.layers import Conv2dSame
+
+    torch.manual_seed(0)
+    convolution = Conv2dSame(4, 4, kernel, stride=2, groups=4)
+    images = torch.randn(2, 4, *size)
+    wanted = convolution(images)
+    torch.testing.assert_close(hypercolumns.SamePadding(convolution)(images), wanted)
+
+
 def test_weights_of_the_same_network_in_another_file(embedded, tmp_path):
     tensors, _ = read_checkpoint(hypercolumns._package_weights())
     names = import_timm().create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
