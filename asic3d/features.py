@@ -209,10 +209,9 @@ def describe(raw: RawFeatures, centres: Sequence[Tensor], tap_weights: Sequence[
     """
     maps = [_resampled(_centred(tap, centre), grid) for tap, centre in zip(raw.taps, centres, strict=True)]
     step = len(tap_weights)
-    total = torch.zeros(())
-    for start in range(0, len(maps), step):
-        taps = zip(maps[start : start + step], tap_weights, strict=True)
-        total = total.to(maps[0].device) + F.normalize(torch.cat([weight * tap for tap, weight in taps]), dim=0)
+    weighted = [tap * tap_weights[i % step] for i, tap in enumerate(maps)]
+    sides = [F.normalize(torch.cat(weighted[i : i + step]), dim=0) for i in range(0, len(weighted), step)]
+    total = torch.stack(sides).sum(0)
     return F.normalize(total, dim=0).permute(1, 2, 0).contiguous()
 
 
