@@ -133,7 +133,7 @@ def extract_photo(photo: Photo, backbone: Backbone, cache: Path | None = None) -
     )
     if path is not None:
         tensors = {f"tap{i}": tap for i, tap in enumerate(raw.taps)}
-        write_safetensors(path, tensors if raw.saliency is None else {**tensors, "saliency": raw.saliency})
+        write_safetensors(path, {**tensors, "saliency": torch.empty(0, 0) if raw.saliency is None else raw.saliency})
     return raw
 
 
@@ -141,14 +141,11 @@ def _read_cached(path: Path, taps: int) -> RawFeatures | None:
     """The cached features of a photo; None, which is no failure, where there are none or the file is damaged."""
     shapes = {f"tap{i}": (torch.float32, (None, f"h{i}", f"h{i}")) for i in range(taps)}
     try:
-        found = read_safetensors(path, shapes)
+        found = read_safetensors(path, {**shapes, "saliency": (torch.float32, ("h", "h"))})
     except StorageError:
         return None
-    try:
-        saliency = read_safetensors(path, {"saliency": (torch.float32, ("h", "h"))})["saliency"]
-    except StorageError:
-        saliency = None
-    return RawFeatures(tuple(found.values()), saliency)
+    saliency = found.pop("saliency")  # without a single cell where the backbone has none
+    return RawFeatures(tuple(found.values()), saliency if saliency.numel() else None)
 
 
 def square_images(pixels: np.ndarray, sides: Sequence[int]) -> list[Tensor]:

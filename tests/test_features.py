@@ -203,6 +203,7 @@ DAMAGES = [
     Damage("empty", lambda content: b""),
     Damage("a huge header", lambda content: b"\xff" * 8 + content[8:]),
     Damage("not finite", lambda content: content[:-4] + np.float32(np.nan).tobytes()),
+    Damage("no saliency", lambda content: content.replace(b'"saliency"', b'"salience"')),
     Damage("another tensor", lambda content: content.replace(b'"tap3"', b'"tapX"')),
     Damage("another shape", lambda content: content.replace(b"[6,4,4]", b"[6,2,8]")),
 ]
