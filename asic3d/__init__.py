@@ -33,8 +33,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "AlignmentConfig",
     "Alignment",
+    "AlignmentConfig",
     "Asic3dError",
     "Collection",
     "Correspondences",

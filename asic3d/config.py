@@ -3,11 +3,31 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from asic3d.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage of the work has come, as it is reported to ``progress`` callbacks.
+
+    Attributes:
+        stage: ``photos``, ``features``, ``foreground``, ``matching``, ``canonical`` or ``masks``.
+        done: steps that are finished.
+        total: all steps of the stage.
+    """
+
+    stage: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+"""What long work calls after each step; it may raise to stop the work."""
 
 PRESETS: dict[str, dict[str, Any]] = {"fast": {}}
 """Preset name -> the settings in which it differs from the defaults."""
@@ -39,6 +59,21 @@ class AlignmentConfig:
     device: str = _setting("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'")
     seed: int = _setting(0, "seed of every random draw", 0, 2**31 - 1)
     grid: int = _setting(40, "cells along one side of a photo's feature grid", 8, 256)
+    channels: int = _setting(128, "principal components of the features that are matched", 8, 4096)
+    partners: int = _setting(8, "photos that each photo is matched with, the most similar ones (0: all)", 0, 1000)
+    match_prior: float = _setting(0.7, "weight of the canonical distance when photos are matched", 0.0, 100.0)
+    transfer_prior: float = _setting(2.0, "weight of the canonical distance when points are transferred", 0.0, 100.0)
+    sharing_prior: float = _setting(1.5, "weight of the canonical distance when descriptors are shared", 0.0, 100.0)
+    similarity_power: float = _setting(3.0, "a match weighs its cosine similarity to this power", 0.0, 32.0)
+    affine_rounds: int = _setting(3, "rounds of matching and fitting one affine map per photo", 1, 20)
+    spline_rounds: int = _setting(4, "rounds of matching and fitting a spline on top", 0, 20)
+    metric_rounds: int = _setting(3, "rounds with the metric learned from the matches so far", 0, 20)
+    control_points: int = _setting(8, "control points along one side of the spline", 4, 32)
+    bending: float = _setting(
+        0.002, "stiffness of the spline in its last round; earlier rounds are stiffer", 1e-6, 100.0
+    )
+    shrinkage: float = _setting(0.6, "how far the learned metric is drawn towards the plain cosine", 1e-4, 1e4)
+    sharpening: int = _setting(320, "longer side at which masks follow the photo's edges, pixels", 64, 2048)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

@@ -227,3 +227,20 @@ def _stack_saliency(raw: Sequence[RawFeatures], grid: int) -> Tensor | None:
     """(N, G, G) float32 in [0, 1], or None where the backbone has no class token."""
     maps = [photo.saliency for photo in raw if photo.saliency is not None]
     return torch.stack([_resampled(saliency[None], grid)[0] for saliency in maps]) if maps else None
+
+
+def principal_axes(cells: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    """Principal components, the same in every run.
+
+    Args:
+        cells: (M, C) float32 descriptors.
+        dims: how many axes D; all C where there are fewer.
+
+    Returns:
+        (C, D) float32 orthonormal axes, the strongest first, each with its largest entry positive; (C,) float32 mean.
+    """
+    mean = cells.double().mean(0)
+    centred = cells.double() - mean
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :dims]
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    return (axes * torch.where(largest < 0, -1.0, 1.0)).float(), mean.float()

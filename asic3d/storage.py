@@ -115,6 +115,33 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
             raise
 
 
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Writes several files so that a full disk leaves all of them as they were.
+
+    All are written beside their places first; only then are they renamed, in the order given.
+
+    Raises:
+        StorageError: the disk is full or a place is not writable.
+    """
+    waiting: dict[Path, Path] = {}
+    try:
+        for path, content in files.items():
+            with _clear_write_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                waiting[path] = path.with_name(f".asic3d-{secrets.token_hex(6)}.tmp")
+                with waiting[path].open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+        for path in files:
+            with _clear_write_errors(path):
+                waiting[path].replace(path)
+    finally:
+        for temporary in waiting.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _clear_write_errors(path: Path) -> Iterator[None]:
     """Turns what the operating system says about a write into a StorageError."""
@@ -131,15 +158,22 @@ def _clear_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON; NaN and infinity become null, paths texts, numpy scalars numbers.
+
+    ASCII only: any name survives, whatever it holds and whichever editor opens the file.
+    """
+    return (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode("ascii")
+
+
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON atomically; NaN and infinity become null, paths texts, numpy scalars numbers.
+    """Writes :func:`json_bytes` atomically.
 
     Raises:
         StorageError: as :func:`atomic_write`.
     """
-    # ASCII only: any name survives, whatever it holds and whichever editor opens the file.
-    text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
-    atomic_write(path, lambda file: file.write(text.encode("ascii")))
+    content = json_bytes(value)
+    atomic_write(path, lambda file: file.write(content))
 
 
 def _plain(value: Any) -> Any:
@@ -224,6 +258,14 @@ def _damaged(path: Path, why: str) -> StorageError:
     return StorageError(f"'{path}' is damaged: {why}. Delete it and make it again.")
 
 
+def safetensors_bytes(tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None) -> bytes:
+    """The content of a safetensors file with tensors of any device and layout."""
+    from safetensors.torch import save
+
+    # Cloned, because safetensors refuses tensors that share memory.
+    return save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, metadata)
+
+
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None
 ) -> None:
@@ -232,10 +274,7 @@ def write_safetensors(
     Raises:
         StorageError: as :func:`atomic_write`.
     """
-    from safetensors.torch import save
-
-    # Cloned, because safetensors refuses tensors that share memory.
-    content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, metadata)
+    content = safetensors_bytes(tensors, metadata)
     atomic_write(path, lambda file: file.write(content))
 
 

@@ -1,0 +1,369 @@
+"""Align a collection; use, extend, save and load the result."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asic3d.backbones import load_backbone
+from asic3d.collection import Collection, Photo
+from asic3d.config import AlignmentConfig, ProgressCallback
+from asic3d.correspondences import (
+    CanonicalSpace,
+    Correspondences,
+    DenseMap,
+    cell_confidence,
+    dense,
+    nearest_neighbour_space,
+    transfer,
+)
+from asic3d.errors import AlignmentError, ConfigError
+from asic3d.features import extract_features
+from asic3d.fitting import Checkpoint, Fit, fit_canonical
+from asic3d.foreground import Foreground, find_foreground, full_mask
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, eq=False)
+class Placing:
+    """What it takes to place one more photo.
+
+    Attributes:
+        centres: (C_t,) float32 means of the backbone's taps, as FeatureMaps has them.
+        projection: (C, D) float32, from features to descriptors.
+        mean: (C,) float32, subtracted from the features first.
+        classifier: (C + 1,) float64, from features to the object.
+        weights: the file with the backbone's weights, or '' for the usual place.
+    """
+
+    centres: tuple[Tensor, ...]
+    projection: Tensor
+    mean: Tensor
+    classifier: Tensor
+    weights: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """N photos in one canonical plane: any point of any photo can be followed into every other.
+
+    Attributes:
+        collection: the photos.
+        config: the settings it was made with.
+        space: descriptors and canonical coordinates of all cells.
+        features: (N, G * G, C) float32, unit length, the backbone's features.
+        confidence: (N, G, G) float32 in [0, 1], how well each cell is explained by the other photos.
+        masks: (h, w) float32 in [0, 1] for each photo, the object at a reduced size.
+        placing: what it takes to add a photo.
+        quality: figures that judge the alignment without any truth, by name.
+        timings: seconds of each stage.
+        warnings: sentences for people: what looks wrong.
+        backbone: name of the network.
+        device: where it ran.
+    """
+
+    collection: Collection
+    config: AlignmentConfig
+    space: CanonicalSpace
+    features: Tensor
+    confidence: Tensor
+    masks: tuple[np.ndarray, ...]
+    placing: Placing
+    quality: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    backbone: str = ""
+    device: str = "cpu"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The photos' names: their paths relative to the photo folder."""
+        return self.collection.names
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of every original upright photo, pixels."""
+        return self.collection.sizes
+
+    @property
+    def canonical(self) -> Tensor:
+        """(N, G, G, 2) float32: canonical coordinate of every cell; the object is about 2 wide, around (0, 0)."""
+        return self._on_grid(self.space.canonical)
+
+    @property
+    def foreground(self) -> Tensor:
+        """(N, G, G) float32 in [0, 1]: probability that a cell shows the object."""
+        return self._on_grid(self.space.foreground)
+
+    def _on_grid(self, values: Tensor) -> Tensor:
+        return values.reshape(len(values), self.space.grid, self.space.grid, *values.shape[2:])
+
+    def transfer(self, points: "ArrayLike", *, source: str, target: str) -> Correspondences:
+        """Follows points of one photo into another.
+
+        Args:
+            points: (n, 2) float, original pixels of the source: x right, y down, (0, 0) = centre of the top-left pixel.
+                Points beside the object or the photo are answered too, with low confidence.
+            source: name of the photo that the points are in.
+            target: name of the photo where they are wanted.
+
+        Raises:
+            CollectionError: there is no photo of that name.
+            AlignmentError: the points are not (n, 2) finite numbers.
+
+        Example:
+            >>> alignment.transfer([[120, 80]], source="a.jpg", target="b.jpg").points  # doctest: +SKIP
+            tensor([[98.4, 131.0]], dtype=torch.float64)
+        """
+        return self._transfer(self.space, points, source, target)
+
+    def nearest_neighbour(self, points: "ArrayLike", *, source: str, target: str) -> Correspondences:
+        """The baseline: as :meth:`transfer`, by the backbone's features alone, without the alignment."""
+        return self._transfer(nearest_neighbour_space(self.features, self.space), points, source, target)
+
+    def _transfer(self, space: CanonicalSpace, points: "ArrayLike", source: str, target: str) -> Correspondences:
+        found = transfer(
+            space,
+            _as_points(points).to(space.canonical.device),
+            self.collection.index(source),
+            self.collection.index(target),
+            self.sizes,
+        )
+        return Correspondences(found.points.cpu(), found.confidence.cpu(), found.cycle_error.cpu())
+
+    def dense(self, source: str, target: str) -> DenseMap:
+        """The whole source photo in the target.
+
+        Raises:
+            CollectionError: there is no photo of that name.
+
+        Example:
+            >>> alignment.dense("a.jpg", "b.jpg").points.shape  # doctest: +SKIP
+            torch.Size([120, 160, 2])
+        """
+        found = dense(self.space, self.collection.index(source), self.collection.index(target), self.sizes)
+        return DenseMap(found.points.cpu(), found.confidence.cpu(), found.size)
+
+    def mask(self, name: str) -> np.ndarray:
+        """The object in a photo: (H, W) uint8 of the original upright size, 255 = object, 0 = not.
+
+        Raises:
+            CollectionError: there is no such photo, or its file changed since it was loaded.
+        """
+        index = self.collection.index(name)
+        return full_mask(self.collection[index], self.masks[index])
+
+    def add(self, photo: str | Path | Photo) -> "Alignment":
+        """Places one more photo; nothing is fitted anew and the other photos stay exactly where they are.
+
+        Args:
+            photo: a file, or a photo as :func:`asic3d.collection.load_photo` returns it.
+
+        Returns:
+            A new alignment with the photo at the end.
+
+        Raises:
+            CollectionError: the photo can't be used, or one of the same name is there.
+            AlignmentError: nothing in it can be matched.
+        """
+        from asic3d.adding import add_photo
+
+        return add_photo(self, photo)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes ``alignment.safetensors``, ``masks/`` and, last, ``run.json`` into a run folder.
+
+        Raises:
+            StorageError: a finished run is there and ``overwrite`` is not set, or the folder can't be written.
+        """
+        from asic3d.run_folder import save_alignment
+
+        save_alignment(self, Path(folder), overwrite=overwrite)
+
+
+def load_alignment(folder: str | Path) -> Alignment:
+    """Reads an alignment that :meth:`Alignment.save` wrote.
+
+    Raises:
+        StorageError: there is none, it is damaged, or a newer asic3d made it.
+        CollectionError: a photo is gone or has changed since the run.
+    """
+    from asic3d.run_folder import read_alignment
+
+    return read_alignment(Path(folder))
+
+
+def align(
+    collection: Collection,
+    config: AlignmentConfig | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    cache: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+) -> Alignment:
+    """Aligns the photos of a collection.
+
+    Args:
+        collection: two photos or more.
+        config: the settings.
+        progress: called after each step of each stage.
+        cache: folder where each photo's features are kept, so that a second run does not compute them again.
+        checkpoint: file where the fit is kept after each round; a fit of the same photos with the same settings that was
+            interrupted goes on from there. It is deleted at the end.
+
+    Raises:
+        AlignmentError: fewer than two photos, or nothing in them can be matched.
+        BackboneError: the network's weights are missing or wrong.
+        ConfigError: the device is not there.
+        StorageError: the cache or the checkpoint can't be written.
+
+    Example:
+        >>> align(load_collection("photos"), AlignmentConfig(seed=1)).quality["confidence"]  # doctest: +SKIP
+        0.71
+    """
+    config = config or AlignmentConfig()
+    if len(collection) < 2:
+        raise AlignmentError(f"An alignment needs two photos or more; this collection has {len(collection)}.")
+    device = choose_device(config.device)
+    seconds: dict[str, float] = {}
+    with torch.no_grad():
+        with _timed(seconds, "features"):
+            backbone = load_backbone(config.backbone, weights=config.weights, device=device)
+            maps = extract_features(
+                collection, backbone, config, cache=None if cache is None else Path(cache), progress=progress
+            )
+        with _timed(seconds, "foreground"):
+            foreground = find_foreground(collection, maps, config, progress)
+        with _timed(seconds, "canonical"):
+            place = None
+            if checkpoint is not None:
+                place = Checkpoint(Path(checkpoint), _fingerprint(collection, config, backbone.fingerprint))
+            fit = fit_canonical(maps, foreground.recurring, config, checkpoint=place, progress=progress)
+        with _timed(seconds, "confidence"):
+            space = CanonicalSpace(
+                descriptors=_stored(fit.descriptors),
+                canonical=fit.canonical,
+                foreground=foreground.probability.flatten(1),
+                valid=maps.valid.flatten(1),
+                prior=config.transfer_prior,
+            )
+            confidence, by_pair = cell_confidence(space, fit.cells, fit.pairs)
+    if place is not None:
+        place.path.unlink(missing_ok=True)
+    return Alignment(
+        collection=collection,
+        config=config,
+        space=space,
+        features=_stored(maps.features.flatten(1, 2)),
+        confidence=confidence.reshape(maps.valid.shape),
+        masks=foreground.masks,
+        placing=Placing(maps.centres, fit.projection, fit.mean, foreground.classifier, config.weights),
+        quality=_quality(fit, confidence, space.foreground, by_pair),
+        timings=seconds,
+        warnings=tuple(_warnings(collection, foreground, confidence, space.foreground)),
+        backbone=backbone.name,
+        device=str(device),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto', 'cpu', 'cuda' or 'cuda:N' as a device.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"There is no device '{name}'; choose 'auto', 'cpu', 'cuda' or 'cuda:N'.") from None
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ConfigError(
+            f"The device '{name}' was asked for, and torch finds {found or 'no'} CUDA device{'s' * (found != 1)} here; "
+            "use --device auto or cpu."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"asic3d runs on 'cpu' and 'cuda', not on '{name}'; use --device auto.")
+    return device
+
+
+def _as_points(points: Any) -> Tensor:
+    try:
+        array = np.asarray(points, np.float64)
+    except (ValueError, TypeError):
+        raise AlignmentError("Points must be numbers, one x and one y for each: an array of shape (n, 2).") from None
+    if array.size == 0:
+        array = array.reshape(0, 2)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise AlignmentError(f"Points must be an array of shape (n, 2), x and y in pixels; this one is {array.shape}.")
+    if not np.isfinite(array).all():
+        raise AlignmentError("Points must be finite numbers; some are NaN or infinite.")
+    return torch.from_numpy(array.copy())
+
+
+def _stored(values: Tensor) -> Tensor:
+    """Rounded as the file stores it, so that a loaded alignment answers exactly as the one that was saved."""
+    return values.half().float()
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
+
+
+def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str) -> str:
+    facts: Sequence[Any] = (
+        sorted(dataclasses.asdict(config).items()),
+        [(photo.name, photo.sha256) for photo in collection.photos],
+        [None if photo.mask is None else hashlib.sha256(photo.mask).hexdigest() for photo in collection.photos],
+        backbone,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _quality(fit: Fit, confidence: Tensor, objects: Tensor, by_pair: Tensor) -> dict[str, float]:
+    """Figures without truth; means over cells are weighted by the probability of the object."""
+    photos = photo_fits(confidence, objects)
+    buddies = fit.buddies
+    residual = fit.canonical[buddies.first, buddies.first_cell] - fit.canonical[buddies.second, buddies.second_cell]
+    agreeing = residual.norm(dim=1) < 0.15
+    return {
+        "confidence": float(photos.mean()),
+        "weakest_photo": float(photos.min()),
+        "pair_agreement": float(by_pair.mean()),
+        "agreeing_matches": float(agreeing.double().mean()),
+        "matches_per_pair": len(buddies) / len(fit.pairs),
+    }
+
+
+def photo_fits(confidence: Tensor, objects: Tensor) -> Tensor:
+    """(N,) mean confidence of each photo's object, from (N, G * G) confidence and probability of the object."""
+    return (confidence * objects).sum(1) / objects.sum(1).clamp(min=1e-6)
+
+
+def _warnings(collection: Collection, foreground: Foreground, confidence: Tensor, objects: Tensor) -> Iterator[str]:
+    names = collection.names
+    if len(foreground.whole) == len(names):
+        yield "No object stands out from its surroundings: all of every photo was aligned. Give --masks if that is wrong."
+    elif foreground.whole:
+        listed = ", ".join(f"'{names[index]}'" for index in foreground.whole)
+        yield f"No object was found in {listed}: all of it was aligned. Give --masks if that is wrong."
+    fits = photo_fits(confidence, objects)
+    usual = float(fits.median())
+    for name, fit in zip(names, fits.tolist(), strict=True):
+        if fit < 0.4 * usual and len(names) > 2:
+            yield f"'{name}' hardly fits the others (confidence {fit:.2f}, usual {usual:.2f}): is it the same object?"

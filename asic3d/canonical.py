@@ -1,0 +1,279 @@
+"""The map of each photo into the one canonical plane: affine, then a spline, solved jointly and robustly.
+
+In the paper's terms, affine map, spline and learned metric together are the alignment network, and the plane is the
+canonical grid. Every photo is mapped into ONE plane, so that chains of photos close by construction.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asic3d.best_buddies import BestBuddies
+from asic3d.coordinates import cell_centres
+
+AFFINE_SCALES = ((0.6, 0.45, 0.3, 0.2, 0.15), (0.3, 0.2, 0.15))
+"""Scales sigma of the robust weight in the first and in later rounds, canonical units; the object is about 2 wide."""
+SPLINE_SCALES = (0.2, 0.15)
+_AFFINE_STEPS = 3  # solves at each scale
+_AFFINE_RIDGE = 0.02
+_SPLINE_STEPS = 2
+_SPLINE_RIDGE = 0.01
+
+
+def robust_weight(squared: Tensor, scale: float) -> Tensor:
+    """Weight of Geman and McClure for iteratively reweighted least squares: (...) squared residuals to (...) in [0, 1]."""
+    return (scale**2 / (scale**2 + squared)) ** 2
+
+
+def start_affine(probability: Tensor) -> Tensor:
+    """Affine maps that lay every photo's object over the origin, at one size.
+
+    Args:
+        probability: (N, G, G) float, weight of each cell.
+
+    Returns:
+        (N, 3, 2) float64: canonical = [x, y, 1] A, for normalised x and y; the weighted mean goes to the origin, the mean
+        of the two weighted standard deviations to 1/2.
+    """
+    xy = cell_centres(probability.shape[1], probability.device).double()
+    weight = probability.flatten(1).double()
+    weight = weight / weight.sum(1, keepdim=True)
+    mean = weight @ xy
+    deviation = (weight[..., None] * (xy - mean[:, None]) ** 2).sum(1).sqrt().mean(1)
+    size = 1 / (2 * deviation.clamp(min=1e-3))
+    linear = size[:, None, None] * torch.eye(2, dtype=torch.float64, device=xy.device)
+    return torch.cat([linear, (-mean * size[:, None])[:, None]], 1)
+
+
+def affine_map(affine: Tensor, grid: int) -> Tensor:
+    """(N, 3, 2) affine maps to (N, G * G, 2) float64 canonical coordinates of the cells."""
+    return _homogeneous(grid, affine.device) @ affine
+
+
+def _homogeneous(grid: int, device: torch.device) -> Tensor:
+    return F.pad(cell_centres(grid, device).double(), (0, 1), value=1.0)
+
+
+def fit_affine(
+    buddies: BestBuddies, weight: Tensor, start: Tensor, affine: Tensor, grid: int, scales: Sequence[float]
+) -> Tensor:
+    """Joint affine maps of all photos.
+
+    Minimises over all A the sum over best buddies of ``w |h_p A_i - h_q A_j|^2``, h = [x, y, 1], plus
+    ``0.02 (sum w / N) sum_i |A_i - A0_i|^2``, where w is the buddy's weight times the robust weight of its residual. After
+    each solve all maps are rescaled by one factor to the mean size of the start: else they would shrink to a point.
+
+    Args:
+        buddies: the M matches.
+        weight: (M,) float64, their weights.
+        start: (N, 3, 2) float64, A0.
+        affine: (N, 3, 2) float64, where to begin.
+        grid: cells along a side.
+        scales: of the robust weight, from coarse to fine.
+
+    Returns:
+        (N, 3, 2) float64.
+    """
+    count = len(start)
+    cells = _homogeneous(grid, start.device)
+    hp, hq = cells[buddies.first_cell], cells[buddies.second_cell]
+    i, j = buddies.first, buddies.second
+    blocks = ((i, i, hp, hp, 1.0), (j, j, hq, hq, 1.0), (i, j, hp, hq, -1.0), (j, i, hq, hp, -1.0))
+    products = [(a * count + b, sign * left[:, :, None] * right[:, None, :]) for a, b, left, right, sign in blocks]
+    size = start[:, :2].flatten(1).norm(dim=1).mean()
+    identity = torch.eye(3 * count, dtype=torch.float64, device=start.device)
+    for scale in [scale for scale in scales for _ in range(_AFFINE_STEPS)]:
+        residual = (hp[:, None] @ affine[i] - hq[:, None] @ affine[j])[:, 0]
+        w = weight * robust_weight((residual**2).sum(1), scale)
+        normal = torch.zeros(count * count, 3, 3, dtype=torch.float64, device=start.device)
+        for place, product in products:
+            normal.index_add_(0, place, w[:, None, None] * product)
+        pull = _AFFINE_RIDGE * w.sum() / count + 1e-12
+        system = normal.reshape(count, count, 3, 3).permute(0, 2, 1, 3).reshape(3 * count, 3 * count) + pull * identity
+        affine = torch.linalg.solve(system, (pull * start).reshape(3 * count, 2)).reshape(count, 3, 2)
+        affine = affine * (size / affine[:, :2].flatten(1).norm(dim=1).mean().clamp(min=1e-12))
+    return affine
+
+
+@lru_cache(maxsize=8)
+def spline_basis(grid: int, control_points: int) -> Tensor:
+    """(G * G, n * n) float64: uniform cubic B-splines at the cell centres, n x n control points over [-1, 1]^2."""
+    centres = cell_centres(grid).double()
+    x, y = (_cubic_basis(line, control_points) for line in centres.T)
+    return (y[:, :, None] * x[:, None, :]).reshape(len(centres), -1)
+
+
+def _cubic_basis(x: Tensor, count: int) -> Tensor:
+    """(P,) places in [-1, 1] to (P, count) values of the cubic B-splines whose domain is [-1, 1]."""
+    distance = (x[:, None] + 1) / 2 * (count - 3) - (torch.arange(count, dtype=x.dtype) - 1)
+    far = distance.abs()
+    near = 2 / 3 - far**2 + far**3 / 2
+    return torch.where(far < 1, near, (2 - far).clamp(min=0) ** 3 / 6)
+
+
+@lru_cache(maxsize=8)
+def bending_energy(control_points: int) -> Tensor:
+    """(n * n, n * n) float64: thin-plate energy of an n x n control grid, by finite differences."""
+    identity = torch.eye(control_points, dtype=torch.float64)
+    first, second = identity.diff(dim=0), identity.diff(n=2, dim=0)
+    slope, curve = first.T @ first, second.T @ second
+    return torch.kron(identity, curve) + torch.kron(curve, identity) + 2 * torch.kron(slope, slope)
+
+
+def fit_spline(
+    buddies: BestBuddies,
+    weight: Tensor,
+    affine: Tensor,
+    start: Tensor,
+    *,
+    grid: int,
+    control_points: int,
+    bending: float,
+) -> Tensor:
+    """Joint splines of all photos on top of their affine maps, which stay as they are.
+
+    Minimises over the control points D the sum over best buddies of ``w |c_i(p) - c_j(q)|^2``, c = affine + B D, plus, for
+    each photo and coordinate, ``2 (sum w / N) / n^2 D' (bending K + 0.01 I) D``, K the thin-plate energy.
+
+    Args:
+        buddies: the M matches.
+        weight: (M,) float64, their weights.
+        affine: (N, G * G, 2) float64, the affine part of the canonical coordinates.
+        start: (N, G * G, 2) float64 canonical coordinates from which the first robust weights are taken.
+        grid: cells along a side.
+        control_points: n, along a side.
+        bending: stiffness.
+
+    Returns:
+        (N, G * G, 2) float64 canonical coordinates.
+    """
+    count, size = len(affine), control_points**2
+    basis = spline_basis(grid, control_points).to(affine.device)
+    stiffness = bending * bending_energy(control_points).to(affine.device) + _SPLINE_RIDGE * torch.eye(
+        size, dtype=torch.float64, device=affine.device
+    )
+    i, j, p, q = buddies.first, buddies.second, buddies.first_cell, buddies.second_cell
+    offset = affine[i, p] - affine[j, q]
+    runs = _runs(i * count + j)
+    canonical = start
+    for scale in [scale for scale in SPLINE_SCALES for _ in range(_SPLINE_STEPS)]:
+        w = weight * robust_weight(((canonical[i, p] - canonical[j, q]) ** 2).sum(1), scale)
+        normal = torch.zeros(count, size, count, size, dtype=torch.float64, device=affine.device)
+        right = torch.zeros(count, size, 2, dtype=torch.float64, device=affine.device)
+        for pair, rows in runs:
+            a, b = divmod(pair, count)
+            at_p, at_q = basis[p[rows]], basis[q[rows]]
+            wp, wq = at_p.T * w[rows], at_q.T * w[rows]
+            normal[a, :, a] += wp @ at_p
+            normal[b, :, b] += wq @ at_q
+            normal[a, :, b] -= wp @ at_q
+            right[a] -= wp @ offset[rows]
+            right[b] += wq @ offset[rows]
+        normal = normal.reshape(count * size, count * size)
+        normal = torch.triu(normal) + torch.triu(normal, 1).T  # pairs are ordered: only the upper blocks were filled
+        scaled = stiffness * (2 * w.sum() / (count * size) + 1e-12)
+        normal.view(count, size, count, size).diagonal(dim1=0, dim2=2).add_(scaled[..., None])
+        factor = torch.linalg.cholesky(normal)
+        control = torch.cholesky_solve(right.reshape(count * size, 2), factor).reshape(count, size, 2)
+        canonical = affine + basis @ control
+    return canonical
+
+
+def _runs(values: Tensor) -> list[tuple[int, slice]]:
+    """Each value of a sorted row, with the slice where it stands."""
+    found, counts = torch.unique_consecutive(values, return_counts=True)
+    ends = counts.cumsum(0)
+    return [(v, slice(e - n, e)) for v, n, e in zip(found.tolist(), counts.tolist(), ends.tolist(), strict=True)]
+
+
+def place_affine(
+    cells: Tensor, targets: Tensor, weight: Tensor, start: Tensor, affine: Tensor, grid: int, scales: Sequence[float]
+) -> Tensor:
+    """The affine map of one photo among others that stay where they are; otherwise as :func:`fit_affine`.
+
+    Args:
+        cells: (M,) int64, matched cells of the photo.
+        targets: (M, 2) float64, canonical coordinates of their matches.
+        weight: (M,) float64.
+        start: (3, 2) float64, towards which the map is drawn.
+        affine: (3, 2) float64, where to begin.
+        grid: cells along a side.
+        scales: of the robust weight, from coarse to fine.
+
+    Returns:
+        (3, 2) float64.
+    """
+    at = _homogeneous(grid, start.device)[cells]
+    identity = torch.eye(3, dtype=torch.float64, device=start.device)
+    for scale in [scale for scale in scales for _ in range(_AFFINE_STEPS)]:
+        w = weight * robust_weight(((at @ affine - targets) ** 2).sum(1), scale)
+        pull = _AFFINE_RIDGE * w.sum() + 1e-12
+        affine = torch.linalg.solve((at.T * w) @ at + pull * identity, (at.T * w) @ targets + pull * start)
+    return affine
+
+
+def place_spline(
+    cells: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    affine: Tensor,
+    start: Tensor,
+    *,
+    control_points: int,
+    bending: float,
+) -> Tensor:
+    """The spline of one photo among others that stay where they are; otherwise as :func:`fit_spline`.
+
+    Args:
+        cells: (M,) int64, matched cells of the photo.
+        targets: (M, 2) float64, canonical coordinates of their matches.
+        weight: (M,) float64.
+        affine: (G * G, 2) float64, the affine part of the canonical coordinates.
+        start: (G * G, 2) float64, from which the first robust weights are taken.
+        control_points: n, along a side.
+        bending: stiffness.
+
+    Returns:
+        (G * G, 2) float64 canonical coordinates.
+    """
+    size = control_points**2
+    basis = spline_basis(round(len(affine) ** 0.5), control_points).to(affine.device)
+    stiffness = bending * bending_energy(control_points).to(affine.device) + _SPLINE_RIDGE * torch.eye(
+        size, dtype=torch.float64, device=affine.device
+    )
+    canonical, at = start, basis[cells]
+    for scale in [scale for scale in SPLINE_SCALES for _ in range(_SPLINE_STEPS)]:
+        w = weight * robust_weight(((canonical[cells] - targets) ** 2).sum(1), scale)
+        system = (at.T * w) @ at + stiffness * (2 * w.sum() / size + 1e-12)
+        canonical = affine + basis @ torch.linalg.solve(system, (at.T * w) @ (targets - affine[cells]))
+    return canonical
+
+
+def learn_metric(descriptors: Tensor, buddies: BestBuddies, canonical: Tensor, shrinkage: float) -> Tensor:
+    """A linear map after which descriptors of matched cells differ equally little in every direction.
+
+    Best buddies that agree with the canonical plane are taken for true. The covariance of the differences between
+    their descriptors, drawn towards a multiple of the identity, is whitened away (linear discriminant analysis).
+
+    Args:
+        descriptors: (N, G * G, D) float32, unit length.
+        buddies: the M matches.
+        canonical: (N, G * G, 2) canonical coordinates.
+        shrinkage: weight of the identity, relative to the covariance's mean eigenvalue.
+
+    Returns:
+        (D, D) float32: multiply descriptors by it from the right, then normalise.
+    """
+    i, j, p, q = buddies.first, buddies.second, buddies.first_cell, buddies.second_cell
+    weight = robust_weight(((canonical[i, p] - canonical[j, q]) ** 2).sum(1), 0.2).float()
+    weight = weight * buddies.similarity.clamp(min=0)
+    difference = descriptors[i, p] - descriptors[j, q]
+    covariance = ((difference * weight[:, None]).T @ difference).double() / weight.sum().double().clamp(min=1e-12)
+    size = len(covariance)
+    level = (covariance.trace() / size).clamp(min=1e-12)
+    covariance = covariance / level + shrinkage * torch.eye(size, dtype=torch.float64, device=covariance.device)
+    values, vectors = torch.linalg.eigh(covariance)
+    return ((vectors * values.rsqrt()) @ vectors.T).float()

@@ -1,0 +1,227 @@
+"""From points of one photo to points of another, with what each answer is worth."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asic3d.best_buddies import Cells, with_canonical
+from asic3d.coordinates import (
+    cell_centres,
+    grid_to_normalised,
+    normalised_to_pixels,
+    pixels_to_normalised,
+)
+
+_REACH = 2  # cells to each side over which an answer is refined
+_TEMPERATURE = 0.05
+_OUTSIDE = -1e4
+_CYCLE_SCALE = 0.06
+"""Cycle error at which confidence has fallen to 1/e, normalised units (the photo's longer side is 2)."""
+_CHUNK = 4096  # points at once: (points x cells) scores stay below 30 MB
+
+
+@dataclass(frozen=True, eq=False)
+class Correspondences:
+    """Where points of the source photo lie in the target photo.
+
+    Attributes:
+        points: (n, 2) float64, original pixels of the target, x right, y down.
+        confidence: (n,) float64 in [0, 1]; low where the point is not on the object, or the way back leads elsewhere.
+        cycle_error: (n,) float64, distance between a point and its way to the target and back, original pixels of the
+            source.
+    """
+
+    points: Tensor
+    confidence: Tensor
+    cycle_error: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseMap:
+    """Where every place of the source photo lies in the target photo.
+
+    Attributes:
+        points: (h, w, 2) float32, original pixels of the target; (h, w) has the shape of the source, reduced.
+        confidence: (h, w) float32 in [0, 1].
+        size: (width, height) of the original source photo, pixels.
+    """
+
+    points: Tensor
+    confidence: Tensor
+    size: tuple[int, int]
+
+    def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Bilinear look-up: (n, 2) original source pixels to (n, 2) target pixels and (n,) confidence, float32."""
+        height, width = self.confidence.shape
+        full = torch.tensor(self.size, dtype=torch.float32)
+        place = (torch.as_tensor(points, dtype=torch.float32) + 0.5) / full * 2 - 1
+        values = torch.cat([self.points, self.confidence[..., None]], -1).permute(2, 0, 1)[None]
+        found = F.grid_sample(values, place[None, None], align_corners=False, padding_mode="border")[0, :, 0].T
+        return found[:, :2], found[:, 2]
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalSpace:
+    """What transfer needs of N photos with G x G cells each.
+
+    Attributes:
+        descriptors: (N, G * G, D) float32, unit length, in the learned metric.
+        canonical: (N, G * G, 2) float32, canonical coordinates.
+        foreground: (N, G * G) float32 in [0, 1].
+        valid: (N, G * G) bool, cells on the photo.
+        prior: weight of the squared canonical distance against the cosine.
+    """
+
+    descriptors: Tensor
+    canonical: Tensor
+    foreground: Tensor
+    valid: Tensor
+    prior: float
+
+    @property
+    def grid(self) -> int:
+        """Cells along a side."""
+        return round(self.descriptors.shape[1] ** 0.5)
+
+    def sample(self, values: Tensor, photo: int, points: Tensor) -> Tensor:
+        """Bilinear values, (n, D), of a photo's cells, (G * G, D) or (G * G,), at (n, 2) normalised points."""
+        maps = values[photo].reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        where = points.to(maps)[None, None]
+        return F.grid_sample(maps, where, align_corners=False, padding_mode="border")[0, :, 0].T
+
+    def find(self, source: int, target: int, points: Tensor) -> Tensor:
+        """(n, 2) normalised points of one photo to (n, 2) float32 normalised points of another.
+
+        The best cell by ``<d, d'> - prior |c - c'|^2``, then the centroid of a softmax over its neighbourhood.
+        """
+        _, keys = with_canonical(self.descriptors[target], self.canonical[target], self.prior)
+        closed = torch.where(self.valid[target], 0.0, _OUTSIDE)
+        found = [
+            _refined_best(torch.addmm(closed, self._query(source, part), keys.T), self.grid)
+            for part in points.split(_CHUNK)
+        ]
+        return grid_to_normalised(torch.cat(found), self.grid) if found else points.float()
+
+    def _query(self, source: int, points: Tensor) -> Tensor:
+        descriptors = F.normalize(self.sample(self.descriptors, source, points), dim=1)
+        return with_canonical(descriptors, self.sample(self.canonical, source, points), self.prior)[0]
+
+    def there_and_back(self, source: int, target: int, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`find`, with (n,) confidence in [0, 1] and (n,) cycle error in normalised units of the source."""
+        found = self.find(source, target, points)
+        error = (self.find(target, source, found) - points).norm(dim=1)
+        objects = self.sample(self.foreground, source, points)[:, 0] * self.sample(self.foreground, target, found)[:, 0]
+        limit = photo_limits(self.valid[source].reshape(self.grid, self.grid))
+        on_photo = (points.abs() <= limit + 1e-4).all(1)
+        return found, torch.where(on_photo, cycle_confidence(error) * objects.clamp(0, 1).sqrt(), 0.0), error
+
+
+def photo_limits(valid: Tensor) -> Tensor:
+    """(2,) float32: how far a photo reaches in x and y, normalised, from its (G, G) valid cells."""
+    grid = len(valid)
+    return torch.stack([valid.any(0).sum(), valid.any(1).sum()]).float() / grid
+
+
+def cycle_confidence(error: Tensor) -> Tensor:
+    """Cycle errors, normalised units, to confidence in [0, 1]."""
+    return torch.exp(-error / _CYCLE_SCALE)
+
+
+def _refined_best(score: Tensor, grid: int) -> Tensor:
+    """(n, G * G) scores to (n, 2) float32 grid coordinates: the softmax's centroid around the best cell."""
+    best = score.argmax(1)
+    step = torch.arange(-_REACH, _REACH + 1, device=score.device)
+    dy, dx = (offset.flatten() for offset in torch.meshgrid(step, step, indexing="ij"))
+    y, x = (best // grid)[:, None] + dy, (best % grid)[:, None] + dx
+    inside = (y >= 0) & (y < grid) & (x >= 0) & (x < grid)
+    near = score.gather(1, y.clamp(0, grid - 1) * grid + x.clamp(0, grid - 1))
+    share = torch.softmax(near.masked_fill(~inside, _OUTSIDE) / _TEMPERATURE, 1)
+    return torch.stack([(share * x).sum(1), (share * y).sum(1)], 1)
+
+
+def transfer(
+    space: CanonicalSpace, points: Tensor, source: int, target: int, sizes: tuple[tuple[int, int], ...]
+) -> Correspondences:
+    """Points of one photo in another.
+
+    Args:
+        space: the aligned photos.
+        points: (n, 2) float64, original pixels of the source; anywhere, also beside the object or the photo.
+        source: index of the source photo.
+        target: index of the target photo; the source itself gives the points back.
+        sizes: (width, height) of every original photo.
+    """
+    start = pixels_to_normalised(points, sizes[source])
+    if source == target:
+        inside = space.sample(space.foreground, source, start)[:, 0].double() if len(points) else points[:, 0]
+        return Correspondences(points.clone(), inside.clamp(0, 1), torch.zeros(len(points), dtype=torch.float64))
+    found, confidence, error = space.there_and_back(source, target, start.float())
+    return Correspondences(
+        normalised_to_pixels(found.double(), sizes[target]),
+        confidence.double(),
+        error.double() * max(sizes[source]) / 2,
+    )
+
+
+def dense(
+    space: CanonicalSpace, source: int, target: int, sizes: tuple[tuple[int, int], ...], longest: int = 160
+) -> DenseMap:
+    """The whole source photo in the target, at ``longest`` points along the source's longer side (or fewer)."""
+    width, height = sizes[source]
+    scale = min(1.0, longest / max(width, height))
+    columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
+    x = (torch.arange(columns, dtype=torch.float64) + 0.5) * width / columns - 0.5
+    y = (torch.arange(rows, dtype=torch.float64) + 0.5) * height / rows - 0.5
+    at_y, at_x = torch.meshgrid(y, x, indexing="ij")
+    points = torch.stack([at_x, at_y], -1).reshape(-1, 2)
+    found = transfer(space, points, source, target, sizes)
+    return DenseMap(
+        found.points.float().reshape(rows, columns, 2),
+        found.confidence.float().reshape(rows, columns),
+        (width, height),
+    )
+
+
+def cell_confidence(space: CanonicalSpace, cells: Cells, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """How well each cell is explained by the photos that its photo is matched with.
+
+    Args:
+        space: the aligned photos.
+        cells: the cells that are looked at, K a photo.
+        pairs: (E, 2) int64 pairs of photos.
+
+    Returns:
+        (N, G * G) float32 in [0, 1], mean over the partners of the confidence of its cycle, times the foreground, 0 for
+        cells that were not looked at; and (E,) float32, mean cycle confidence of each pair's cells.
+    """
+    count, size = cells.index.shape
+    left, right = with_canonical(cells.take(space.descriptors), cells.take(space.canonical), space.prior)
+    closed = torch.where(cells.used, 0.0, _OUTSIDE)
+    centres = cell_centres(space.grid, cells.index.device)[cells.index]
+    total = torch.zeros(count, size, device=cells.index.device)
+    partners = torch.zeros(count, 1, device=cells.index.device)
+    by_pair = []
+    for i, j in pairs.tolist():
+        score = left[i] @ right[j].T + closed[i][:, None] + closed[j]
+        forward, backward = score.max(1).indices, score.max(0).indices
+        error_i = (centres[i, backward[forward]] - centres[i]).norm(dim=1)
+        error_j = (centres[j, forward[backward]] - centres[j]).norm(dim=1)
+        sure_i, sure_j = cycle_confidence(error_i), cycle_confidence(error_j)
+        total[i] += sure_i
+        total[j] += sure_j
+        partners[i] += 1
+        partners[j] += 1
+        by_pair.append(torch.cat([sure_i[cells.used[i]], sure_j[cells.used[j]]]).mean())
+    mean = torch.where(cells.used, total / partners.clamp(min=1), 0.0)
+    spread = torch.zeros_like(space.foreground).scatter_add_(1, cells.index, mean)
+    return spread * space.foreground, torch.stack(by_pair)
+
+
+def nearest_neighbour_space(features: Tensor, space: CanonicalSpace) -> CanonicalSpace:
+    """The same photos without an alignment: plain features, (N, G * G, C), and no canonical distance."""
+    return CanonicalSpace(features, torch.zeros_like(space.canonical), space.foreground, space.valid, 0.0)

@@ -1,0 +1,256 @@
+"""The fit: rounds of matching with what is known and solving for the maps into the canonical plane."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asic3d.best_buddies import BestBuddies, Cells, choose_pairs, find_best_buddies, pack_cells, propagate
+from asic3d.canonical import (
+    AFFINE_SCALES,
+    affine_map,
+    fit_affine,
+    fit_spline,
+    learn_metric,
+    robust_weight,
+    start_affine,
+)
+from asic3d.config import AlignmentConfig, Progress, ProgressCallback
+from asic3d.errors import AlignmentError, StorageError
+from asic3d.features import FeatureMaps, principal_axes
+from asic3d.storage import read_safetensors, write_safetensors
+
+OBJECT = 0.15
+"""Recurring probability from which a cell may be matched; matches weigh in proportion to it."""
+_STIFFEST = 0.3  # of the first spline round
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """All photos in one canonical plane.
+
+    Attributes:
+        projection: (C, D) float32, from features to descriptors in the learned metric, before they are normalised.
+        mean: (C,) float32, subtracted from the features first.
+        plain: (N, G * G, D) float32, unit length, each photo's own descriptors.
+        descriptors: (N, G * G, D) float32, unit length, after what the partners show was added.
+        canonical: (N, G * G, 2) float32.
+        cells: the cells that were matched.
+        pairs: (E, 2) int64, the pairs of photos that were matched.
+        buddies: the last matches.
+        weights: (M,) float64, what each of them weighed at the end.
+    """
+
+    projection: Tensor
+    mean: Tensor
+    plain: Tensor
+    descriptors: Tensor
+    canonical: Tensor
+    cells: Cells
+    pairs: Tensor
+    buddies: BestBuddies
+    weights: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a round hands to the next: enough to go on from a file."""
+
+    done: int
+    affine: Tensor  # (N, 3, 2) float64
+    canonical: Tensor  # (N, G * G, 2) float64
+    metric: Tensor  # (D, D) float32
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an interrupted fit goes on.
+
+    Attributes:
+        path: the file.
+        fingerprint: of the photos, the features and the settings; a file of another fit is not used.
+    """
+
+    path: Path
+    fingerprint: str
+
+    def save(self, state: _State) -> None:
+        """Writes the file whole or not at all."""
+        tensors = {"affine": state.affine, "canonical": state.canonical, "metric": state.metric}
+        tensors["done"] = torch.tensor([state.done])
+        tensors["fingerprint"] = torch.tensor(list(self.fingerprint.encode()), dtype=torch.uint8)
+        write_safetensors(self.path, tensors)
+
+    def load(self, count: int, cells: int, channels: int) -> _State | None:
+        """The state of an earlier run of the same fit; None where there is none that can be used."""
+        expected = {
+            "affine": (torch.float64, (count, 3, 2)),
+            "canonical": (torch.float64, (count, cells, 2)),
+            "metric": (torch.float32, (channels, channels)),
+            "done": (torch.int64, (1,)),
+            "fingerprint": (torch.uint8, (None,)),
+        }
+        try:
+            found = read_safetensors(self.path, expected)
+        except StorageError:
+            return None
+        if bytes(found["fingerprint"].tolist()) != self.fingerprint.encode():
+            return None
+        return _State(int(found["done"]), found["affine"], found["canonical"], found["metric"])
+
+
+def fit_canonical(
+    maps: FeatureMaps,
+    recurring: Tensor,
+    config: AlignmentConfig,
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: ProgressCallback | None = None,
+) -> Fit:
+    """Lays all photos into one canonical plane.
+
+    Args:
+        maps: features of N photos.
+        recurring: (N, G, G) float32, probability of the object.
+        config: the settings.
+        checkpoint: where the state is kept after each round, and from where it is taken up.
+        progress: called after each round, with the stage ``matching`` while the maps are affine, then ``canonical``.
+
+    Raises:
+        AlignmentError: nothing in the photos can be matched.
+    """
+    problem = _Problem.of(maps, recurring, config)
+    state = None
+    if checkpoint is not None:
+        state = checkpoint.load(len(maps), maps.grid**2, problem.descriptors.shape[2])
+    for state in problem.rounds(state):
+        if checkpoint is not None and not problem.finished(state):
+            checkpoint.save(state)
+        if progress is not None:
+            progress(problem.progress(state))
+    return problem.result(state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    config: AlignmentConfig
+    axes: Tensor
+    mean: Tensor
+    descriptors: Tensor  # (N, G * G, D) principal components, unit length
+    probability: Tensor  # (N, G * G)
+    cells: Cells
+    pairs: Tensor
+    start: Tensor
+    bending: list[float]
+
+    @staticmethod
+    def of(maps: FeatureMaps, recurring: Tensor, config: AlignmentConfig) -> "_Problem":
+        axes, mean = principal_axes(maps.features[maps.valid], config.channels)
+        descriptors = F.normalize((maps.features.flatten(1, 2) - mean) @ axes, dim=2)
+        usable = maps.valid & (recurring > torch.clamp(recurring.amax((1, 2), keepdim=True) / 2, max=OBJECT))
+        cells = pack_cells(usable)
+        splines = config.spline_rounds + config.metric_rounds
+        return _Problem(
+            config=config,
+            axes=axes,
+            mean=mean,
+            descriptors=descriptors,
+            probability=recurring.flatten(1),
+            cells=cells,
+            pairs=choose_pairs(descriptors, cells, config.partners),
+            start=start_affine(recurring * usable),
+            bending=np.geomspace(max(_STIFFEST, config.bending), config.bending, max(splines, 1)).tolist(),
+        )
+
+    @property
+    def total(self) -> int:
+        return self.config.affine_rounds + self.config.spline_rounds + self.config.metric_rounds
+
+    def finished(self, state: _State) -> bool:
+        return state.done >= self.total
+
+    def progress(self, state: _State) -> Progress:
+        affine = self.config.affine_rounds
+        if state.done <= affine:
+            return Progress("matching", state.done, affine)
+        return Progress("canonical", state.done - affine, self.total - affine)
+
+    def rounds(self, state: _State | None) -> Iterator[_State]:
+        """The state after each round that is still to do; at least one."""
+        grid = round(self.descriptors.shape[1] ** 0.5)
+        done = 0 if state is None else min(state.done, self.total - 1)
+        affine = self.start if state is None else state.affine.to(self.start.device)
+        canonical = None if state is None else state.canonical.to(self.start.device)
+        metric = torch.eye(len(self.axes.T), device=self.start.device) if state is None else state.metric
+        metric = metric.to(self.descriptors)
+        while done < self.total:
+            buddies = self.match(done, canonical, metric)
+            weight = self.weigh(buddies)
+            if done < self.config.affine_rounds:
+                scales = AFFINE_SCALES[min(done, 1)]
+                affine = fit_affine(buddies, weight, self.start, affine, grid, scales)
+                canonical = affine_map(affine, grid)
+            else:
+                canonical = fit_spline(
+                    buddies,
+                    weight,
+                    affine_map(affine, grid),
+                    canonical,
+                    grid=grid,
+                    control_points=self.config.control_points,
+                    bending=self.bending[done - self.config.affine_rounds],
+                )
+            metric = learn_metric(self.descriptors, buddies, canonical, self.config.shrinkage)
+            done += 1
+            yield _State(done, affine, canonical, metric)
+
+    def match(self, done: int, canonical: Tensor | None, metric: Tensor) -> BestBuddies:
+        """The best buddies of one round."""
+        descriptors = self.descriptors
+        near = None if canonical is None else canonical.float()
+        if near is not None and done >= self.config.affine_rounds + self.config.spline_rounds:
+            descriptors = self.shared(self.in_metric(metric), near, self.cells)
+        buddies = find_best_buddies(descriptors, self.cells, self.pairs, near, self.config.match_prior)
+        if len(buddies) < 3:
+            raise AlignmentError(
+                "Hardly anything in these photos can be matched: no three places look alike in any two of them. "
+                "Check that they show the same object, or mark it with --masks."
+            )
+        return buddies
+
+    def in_metric(self, metric: Tensor) -> Tensor:
+        return F.normalize(self.descriptors @ metric, dim=2)
+
+    def shared(self, descriptors: Tensor, canonical: Tensor, queries: Cells | None) -> Tensor:
+        prior = self.config.sharing_prior
+        return propagate(descriptors, self.cells, self.pairs, canonical, prior, queries=queries)
+
+    def weigh(self, buddies: BestBuddies) -> Tensor:
+        """(M,) float64: similarity to a power, times the probability that both cells are the object."""
+        objects = (
+            self.probability[buddies.first, buddies.first_cell] * self.probability[buddies.second, buddies.second_cell]
+        )
+        return buddies.similarity.double().clamp(min=1e-3) ** self.config.similarity_power * objects.double()
+
+    def result(self, state: _State | None) -> Fit:
+        assert state is not None, "there is at least one round"
+        canonical = state.canonical.float()
+        plain = self.in_metric(state.metric)
+        descriptors = self.shared(plain, canonical, None)
+        buddies = find_best_buddies(descriptors, self.cells, self.pairs, canonical, self.config.match_prior)
+        squared = (canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]) ** 2
+        return Fit(
+            projection=self.axes @ state.metric,
+            mean=self.mean,
+            plain=plain,
+            descriptors=descriptors,
+            canonical=canonical,
+            cells=self.cells,
+            pairs=self.pairs,
+            buddies=buddies,
+            weights=self.weigh(buddies) * robust_weight(squared.sum(1), 0.15).double(),
+        )

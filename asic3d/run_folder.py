@@ -1,0 +1,277 @@
+"""The run folder on disk: an alignment saved and loaded again. Everything in a file is checked before it is used."""
+
+import dataclasses
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from asic3d.alignment import Alignment, Placing
+from asic3d.collection import Collection, Photo, load_photo
+from asic3d.config import AlignmentConfig
+from asic3d.correspondences import CanonicalSpace
+from asic3d.errors import CollectionError, ConfigError, StorageError
+from asic3d.photo_folder import shown
+from asic3d.storage import (
+    FORMAT_VERSION,
+    RUN_FILE,
+    inside,
+    json_bytes,
+    prepare_output,
+    read_run,
+    read_safetensors,
+    safetensors_bytes,
+    sha256_of,
+    write_together,
+)
+
+TENSORS = "alignment.safetensors"
+MASKS = "masks"
+
+
+def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> None:
+    """Writes masks, tensors and, last, run.json: all of them or none.
+
+    Raises:
+        StorageError: a finished run is there and ``overwrite`` is not set, or the folder can't be written.
+    """
+    prepare_output(folder, overwrite=overwrite)
+    stale = set(_mask_files(folder, _old_names(folder)))
+    tensors = safetensors_bytes(_tensors(alignment))
+    files: dict[Path, bytes] = {}
+    for name, path in zip(alignment.names, _mask_files(folder, alignment.names), strict=True):
+        files[path] = cv2.imencode(".png", alignment.mask(name))[1].tobytes()
+    stale -= set(files)
+    files[folder / TENSORS] = tensors
+    files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, hashlib.sha256(tensors).hexdigest()))
+    write_together(files)
+    for path in stale:
+        path.unlink(missing_ok=True)
+
+
+def _mask_files(folder: Path, names: "tuple[str, ...] | list[str]") -> Iterator[Path]:
+    """Where each photo's mask lies: ``masks/a.jpg.png`` for ``a.jpg``, as COLMAP's mask path expects it."""
+    return (inside(folder, f"{MASKS}/{name}.png") for name in names)
+
+
+def _old_names(folder: Path) -> list[str]:
+    """The photos of the run that is replaced; none where it can't be read."""
+    try:
+        return [_text(photo, "name") for photo in _photos(read_run(folder), folder)]
+    except StorageError:
+        return []
+
+
+def _tensors(alignment: Alignment) -> dict[str, Tensor]:
+    space, placing = alignment.space, alignment.placing
+    return {
+        "descriptors": space.descriptors.half(),
+        "canonical": space.canonical,
+        "foreground": space.foreground,
+        "valid": space.valid,
+        "features": alignment.features.half(),
+        "confidence": alignment.confidence.flatten(1),
+        "projection": placing.projection,
+        "mean": placing.mean,
+        "classifier": placing.classifier,
+        **{f"centre{i}": centre for i, centre in enumerate(placing.centres)},
+        **{
+            f"mask{i}": torch.from_numpy(np.round(mask * 255).astype(np.uint8))
+            for i, mask in enumerate(alignment.masks)
+        },
+    }
+
+
+def _facts(alignment: Alignment, folder: Path, tensors: str) -> dict[str, Any]:
+    root = alignment.collection.root
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": dataclasses.asdict(alignment.config),
+        "backbone": alignment.backbone,
+        "device": alignment.device,
+        "photo_folder": str(root.resolve()),
+        "photo_folder_from_here": os.path.relpath(root.resolve(), folder.resolve()),
+        "photos": [_photo_facts(photo, root) for photo in alignment.collection.photos],
+        "left_out": alignment.collection.left_out,
+        "collection_warnings": alignment.collection.warnings,
+        "warnings": alignment.warnings,
+        "quality": alignment.quality,
+        "seconds": alignment.timings,
+        "grid": alignment.space.grid,
+        "taps": len(alignment.placing.centres),
+        "tensors_sha256": tensors,
+        "versions": {"python": platform.python_version(), **_versions("asic3d", "torch", "timm", "numpy")},
+    }
+
+
+def _photo_facts(photo: Photo, root: Path) -> dict[str, Any]:
+    facts = {"name": photo.name, "size": photo.size, "sha256": photo.sha256, "mask_given": photo.mask is not None}
+    if photo.duplicate_of is not None:
+        facts["duplicate_of"] = photo.duplicate_of
+    if photo.path != root / photo.name:
+        facts["path"] = str(photo.path.resolve())  # added from elsewhere
+    return facts
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout
+            found[package] = "not installed"
+    return found
+
+
+def read_alignment(folder: Path) -> Alignment:
+    """The opposite of :func:`save_alignment`.
+
+    Raises:
+        StorageError: no finished run, a damaged one, or one of a newer asic3d.
+        CollectionError: a photo is gone or has changed since the run.
+    """
+    run = read_run(folder)
+    try:
+        config = AlignmentConfig(**_mapping(run, "config", folder))
+    except (ConfigError, TypeError) as error:
+        raise _damaged(folder, f"its settings can't be used ({error})") from None
+    collection = _load_photos(run, folder)
+    tensors = _read_tensors(run, folder, len(collection))
+    count = len(collection)
+    space = CanonicalSpace(
+        tensors["descriptors"].float(),
+        tensors["canonical"],
+        tensors["foreground"],
+        tensors["valid"],
+        config.transfer_prior,
+    )
+    return Alignment(
+        collection=collection,
+        config=config,
+        space=space,
+        features=tensors["features"].float(),
+        confidence=tensors["confidence"].reshape(count, space.grid, space.grid),
+        masks=tuple(tensors[f"mask{i}"].numpy().astype(np.float32) / 255 for i in range(count)),
+        placing=Placing(
+            tuple(tensors[f"centre{i}"] for i in range(_whole_number(run, "taps", folder, 1000))),
+            tensors["projection"],
+            tensors["mean"],
+            tensors["classifier"],
+            config.weights,
+        ),
+        quality=_numbers(run, "quality", folder),
+        timings=_numbers(run, "seconds", folder),
+        warnings=_texts(run, "warnings", folder),
+        backbone=_text(run, "backbone", folder),
+        device=_text(run, "device", folder),
+    )
+
+
+def _read_tensors(run: dict[str, Any], folder: Path, count: int) -> dict[str, Tensor]:
+    grid = _whole_number(run, "grid", folder, 256)
+    cells = grid**2
+    expected: dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]] = {
+        "descriptors": (torch.float16, (count, cells, "D")),
+        "canonical": (torch.float32, (count, cells, 2)),
+        "foreground": (torch.float32, (count, cells)),
+        "valid": (torch.bool, (count, cells)),
+        "features": (torch.float16, (count, cells, "C")),
+        "confidence": (torch.float32, (count, cells)),
+        "projection": (torch.float32, ("C", "D")),
+        "mean": (torch.float32, ("C",)),
+        "classifier": (torch.float64, (None,)),
+    }
+    expected |= {f"centre{i}": (torch.float32, (None,)) for i in range(_whole_number(run, "taps", folder, 1000))}
+    expected |= {f"mask{i}": (torch.uint8, (None, None)) for i in range(count)}
+    tensors = read_safetensors(folder / TENSORS, expected)
+    channels = len(tensors["mean"])
+    if len(tensors["classifier"]) != channels + 1 or any(not tensors[f"mask{i}"].numel() for i in range(count)):
+        raise _damaged(folder, f"'{TENSORS}' does not fit together")
+    if sha256_of(folder / TENSORS) != run.get("tensors_sha256"):
+        raise _damaged(folder, f"'{TENSORS}' is not the file that was saved with it")
+    return tensors
+
+
+def _load_photos(run: dict[str, Any], folder: Path) -> Collection:
+    entries = _photos(run, folder)
+    root = Path(_text(run, "photo_folder", folder))
+    if not root.is_dir():
+        root = (folder / _text(run, "photo_folder_from_here", folder)).resolve()
+    photos = tuple(_load_photo(entry, root, folder) for entry in entries)
+    left_out = _mapping(run, "left_out", folder)
+    return Collection(
+        root, photos, {str(k): str(v) for k, v in left_out.items()}, _texts(run, "collection_warnings", folder)
+    )
+
+
+def _load_photo(entry: dict[str, Any], root: Path, folder: Path) -> Photo:
+    name = _text(entry, "name", folder)
+    path = Path(_text(entry, "path", folder)) if "path" in entry else inside(root, name, follow_links=True)
+    if not path.is_file():
+        raise CollectionError(
+            f"The photo {shown(name)} of this run is gone: there is no file '{path}'. Put it back, or align again."
+        )
+    mask = inside(folder, f"{MASKS}/{name}.png") if entry.get("mask_given") is True else None
+    photo = load_photo(path, name=name, mask=mask)
+    if photo.sha256 != entry.get("sha256") or list(photo.size) != entry.get("size"):
+        raise CollectionError(f"The photo {shown(name)} has changed since this run; align again with --overwrite.")
+    duplicate = entry.get("duplicate_of")
+    return dataclasses.replace(photo, duplicate_of=duplicate if isinstance(duplicate, str) else None)
+
+
+def _photos(run: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    entries = run.get("photos")
+    if not isinstance(entries, list) or len(entries) < 2 or not all(isinstance(entry, dict) for entry in entries):
+        raise _damaged(folder, "it lists no photos")
+    names = [_text(entry, "name", folder) for entry in entries]
+    if len(set(names)) < len(names):
+        raise _damaged(folder, "it lists a photo twice")
+    return entries
+
+
+def _text(values: dict[str, Any], key: str, folder: Path | None = None) -> str:
+    value = values.get(key)
+    if not isinstance(value, str):
+        raise _damaged(folder, f"its '{key}' is no text")
+    return value
+
+
+def _texts(values: dict[str, Any], key: str, folder: Path) -> tuple[str, ...]:
+    found = values.get(key)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise _damaged(folder, f"its '{key}' is no list of texts")
+    return tuple(found)
+
+
+def _mapping(values: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
+    found = values.get(key)
+    if not isinstance(found, dict):
+        raise _damaged(folder, f"its '{key}' is missing")
+    return found
+
+
+def _numbers(values: dict[str, Any], key: str, folder: Path) -> dict[str, float]:
+    found = _mapping(values, key, folder)
+    if not all(isinstance(value, int | float) for value in found.values()):
+        raise _damaged(folder, f"its '{key}' holds more than numbers")
+    return {name: float(value) for name, value in found.items()}
+
+
+def _whole_number(values: dict[str, Any], key: str, folder: Path, largest: int) -> int:
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= largest:
+        raise _damaged(folder, f"its '{key}' is {value!r}")
+    return value
+
+
+def _damaged(folder: Path | None, why: str) -> StorageError:
+    place = f"The run in '{folder}'" if folder else "The run"
+    return StorageError(f"{place} is damaged: {why}. Align the photos again with --overwrite.")
