@@ -124,7 +124,7 @@ def test_colours_end_at_the_mask_and_fade_with_confidence(planted):
     mask = planted.mask("a.jpg")
     sure, unsure = (coloured(a, 0, mask)[..., 3] for a in (planted, doubtful))
     assert (sure[mask == 0] == 0).all()
-    assert (sure[30, 40], unsure[30, 40]) == (244, 95)
+    assert (sure[30, 40], unsure[30, 40]) == (242, 149)
 
 
 def test_lines_lie_at_equal_places_of_the_plane(planted):
@@ -205,11 +205,12 @@ def test_a_photo_without_object_still_gives_points(planted):
     [
         ((0.9, 0.8, 0.7), "good", "All 3 photos fit together."),
         (
-            (0.4, 0.4, 0.7),
+            (0.3, 0.3, 0.7),
             "fair",
             "All 3 photos fit together, though loosely: check the points below before relying on them.",
         ),
         ((0.9, 0.1, 0.9), "fair", "2 of 3 photos fit together; “b.jpg” hardly fits the others."),
+        ((0.9, 0.9, 0.3), "fair", "2 of 3 photos fit together; “c.jpg” hardly fits the others."),  # not as the others
         ((0.1, 0.1, 0.9), "poor", "Only 1 of 3 photos fit together; the points below are mostly guesses."),
     ],
 )
@@ -220,6 +221,25 @@ def test_verdict(planted, fits, level, sentence):
 
 def test_fit_of_a_photo_is_its_confidence_on_the_object(planted):
     assert verdict.photo_fits(planted) == pytest.approx((0.95, 0.95, 0.95))
+
+
+def test_figures_are_judged_and_explained(planted):
+    judged = [
+        verdict.quality_figures(replace(planted, quality={name: value}))[0]
+        for name, value in (
+            ("confidence", 0.5),
+            ("confidence", 0.3),
+            ("agreeing_matches", 0.5),
+            ("matches_per_pair", 250.4),
+        )
+    ]
+    assert [(figure.text, figure.level) for figure in judged] == [
+        ("0.50", "good"),
+        ("0.30", "fair"),
+        ("50.0%", "poor"),
+        ("250", "good"),
+    ]
+    assert all(figure.meaning.endswith(".") for figure in judged)
 
 
 def test_figures_without_a_meaning_are_shown_all_the_same(planted):
@@ -296,7 +316,7 @@ def test_points_of_the_script_are_those_of_the_alignment(planted, tmp_path):
 def test_numbered_points_carry_their_confidence(planted, tmp_path):
     def unsure(points, *, source, target, exact=planted.transfer):
         found = exact(points, source=source, target=target)
-        return replace(found, confidence=torch.where(torch.arange(len(points)) == 1, 0.2, 0.9))
+        return replace(found, confidence=torch.where(torch.arange(len(points)) == 1, 0.15, 0.9))
 
     class Unsure(type(planted)):
         transfer = staticmethod(unsure)
@@ -304,7 +324,7 @@ def test_numbered_points_carry_their_confidence(planted, tmp_path):
     alignment = Unsure(planted.collection, planted.canonical, planted.foreground, planted.confidence)
     _, text = page_of(alignment, tmp_path / "run")
     assert text.count('class="mark guess"') == 2 and text.count('class="mark sure"') == 34
-    assert text.count("point 2, confidence 20 of 100") == 2
+    assert text.count("point 2, confidence 15 of 100") == 2
     assert "Photo 2 · b.jpg: 11 of 12 points found with confidence" in text
 
 

@@ -18,8 +18,8 @@ METHODS = {
 """Method -> what people read while it is scored."""
 
 _NOTE = (
-    "Keypoints found, in percent. Nearest neighbour uses the same features without the alignment. The identity leaves\n"
-    "every point where it is: it returns from every cycle exactly, so read the figures in brackets beside PCK alone."
+    "Keypoints found, in percent. Nearest neighbour uses the same features without the alignment. The identity leaves "
+    "every point where it is: it returns from every cycle exactly, so read the figures in brackets beside PCK only."
 )
 
 

@@ -5,7 +5,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from asic3d_integrations.report_pictures import View
-from asic3d_integrations.sampled_matches import NUMBERED, UNSURE, SampledMatches
+from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
+from asic3d_integrations.verdict import GUESS, SURE
 
 CELL = 320
 """Pixels of the longer side of a photo on a sheet."""
@@ -62,11 +63,11 @@ def _numbered(view: View, reference: View, samples: SampledMatches) -> np.ndarra
     draw, radius = ImageDraw.Draw(image), 0.03 * max(view.size)
     font = ImageFont.load_default(max(6.0, 1.2 * radius))
     for number, ((x, y), sure, colour) in enumerate(zip(places.tolist(), confidence, colours, strict=True), 1):
-        size = radius * (0.72 + 0.28 * float(sure))
+        size = radius * (0.7 + 0.3 * min(float(sure) / SURE, 1))
         box = (x - size, y - size, x + size, y + size)
-        if sure >= UNSURE:
+        if sure >= GUESS:
             draw.ellipse(box, fill=colour, outline="white", width=2)
         else:
             draw.ellipse(box, outline=colour, width=2)
-        draw.text((x, y), str(number), fill="black" if sure >= UNSURE else "white", font=font, anchor="mm")
+        draw.text((x, y), str(number), fill="black" if sure >= GUESS else "white", font=font, anchor="mm")
     return np.asarray(image)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asic3d.coordinates import pixels_to_normalised
+from asic3d_integrations.verdict import SURE
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -123,7 +124,7 @@ def colour_picture(
     size = (mask.shape[1], mask.shape[0])
     lines = _grid_lines(at_pixels(alignment.canonical[index], size), 2 * extent / LINES)[..., None]
     confidence = at_pixels(alignment.confidence[index][..., None], size)[..., 0]
-    opacity = mask * (0.12 + 0.88 * np.clip(confidence, 0, 1))
+    opacity = mask * (0.1 + 0.85 * np.clip(confidence / SURE, 0, 1))
     return np.rint(np.dstack([paint + (255 - paint) * (0.75 * lines), opacity])).astype(np.uint8)
 
 

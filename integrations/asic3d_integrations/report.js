@@ -32,12 +32,13 @@
       const circle = document.createElementNS("http://www.w3.org/2000/svg", "circle");
       circle.setAttribute("cx", x);
       circle.setAttribute("cy", y);
-      circle.setAttribute("r", longest * (0.016 + 0.0002 * sure));
-      circle.setAttribute("opacity", 0.45 + 0.0055 * sure);
-      circle.classList.toggle("guess", sure < data.unsure);
+      const strength = Math.min(sure / data.sure, 1);
+      circle.setAttribute("r", longest * (0.02 + 0.012 * strength));
+      circle.setAttribute("opacity", 0.5 + 0.5 * strength);
+      circle.classList.toggle("guess", sure < data.guess);
       circle.style.setProperty("--hue", data.colours[source][index]);
       picture.querySelector(".live").replaceChildren(circle);
-      if (target !== source && sure >= data.unsure) found++;
+      if (target !== source && sure >= data.guess) found++;
     });
     status.textContent = `A point of photo ${data.names[source]}: found with confidence in ${found} of ${pictures.length - 1} others.`;
   }

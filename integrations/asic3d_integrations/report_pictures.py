@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from asic3d_integrations import pictures
-from asic3d_integrations.verdict import photo_fits
+from asic3d_integrations.verdict import photo_levels
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -29,7 +29,7 @@ class View:
         mask: (h, w) uint8, 255 = object.
         colours: (h, w, 4) uint8, painted by canonical coordinate.
         paint: (h, w, 3) uint8, the same colours without lines, everywhere opaque.
-        fit: how well the others explain it, [0, 1].
+        level: how well it fits the others, a word of the verdict.
     """
 
     index: int
@@ -40,7 +40,7 @@ class View:
     mask: np.ndarray
     colours: np.ndarray
     paint: np.ndarray
-    fit: float
+    level: str
 
     @property
     def title(self) -> str:
@@ -87,14 +87,14 @@ class View:
 def views_of(alignment: "Alignment", side: int) -> list[View]:
     """The view of every photo, longer side at most ``side`` pixels."""
     extent, views = pictures.canonical_extent(alignment), []
-    for index, (name, fit) in enumerate(zip(alignment.names, photo_fits(alignment), strict=True)):
+    for index, (name, level) in enumerate(zip(alignment.names, photo_levels(alignment), strict=True)):
         photo = pictures.photo_picture(alignment, index, side)
         size = (photo.shape[1], photo.shape[0])
         mask = pictures.mask_picture(alignment, index, size)
         paint = pictures.paint_picture(alignment, index, size, extent)
         colours = pictures.colour_picture(alignment, index, mask, paint, extent)
         scale = max(size) / max(alignment.sizes[index])
-        views.append(View(index, name, size, scale, photo, mask, colours, paint, fit))
+        views.append(View(index, name, size, scale, photo, mask, colours, paint, level))
     return views
 
 

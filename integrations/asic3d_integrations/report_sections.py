@@ -9,12 +9,13 @@ import numpy as np
 
 from asic3d_integrations import pictures, verdict
 from asic3d_integrations.report_pictures import View, webp
-from asic3d_integrations.sampled_matches import NUMBERED, UNSURE, SampledMatches
+from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 
 if TYPE_CHECKING:
     from asic3d import Alignment
 
 _LEVEL_WORDS = {verdict.GOOD: "Good", verdict.FAIR: "Usable", verdict.POOR: "Poor"}
+_FITS = {verdict.GOOD: "fits well", verdict.FAIR: "fits loosely", verdict.POOR: "hardly fits"}
 
 
 def sections(alignment: "Alignment", views: list[View], samples: SampledMatches) -> dict[str, str]:
@@ -35,6 +36,7 @@ def sections(alignment: "Alignment", views: list[View], samples: SampledMatches)
         "points": "\n".join(_points(view, views[reference], samples, reference) for view in views),
         "cutouts": "\n".join(_cutout(view) for view in views),
         "figures": _figures(alignment),
+        "confidence": escape(verdict.CONFIDENCE_MEANING),
         "matrix": _matrix(views, samples.pair_confidence()),
         "timings": _timings(alignment.timings),
         "settings": _settings(alignment),
@@ -95,11 +97,10 @@ def _pair(view: View) -> str:
         view.use("photo", 'class="ghost"') + f'<image width="{width}" height="{height}" href="{webp(view.colours)}"/>',
         f"Photo {view.title} painted by place in the shared frame",
     )
-    level = verdict.photo_level(view.fit)
     return (
         f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{photo}{painted}</div><figcaption>'
         f'<span class="name">{escape(view.title)}</span>'
-        f'<span class="fit {level}">fits the others: {100 * view.fit:.0f} of 100</span></figcaption></figure></li>'
+        f'<span class="fit {view.level}">{_FITS[view.level]}</span></figcaption></figure></li>'
     )
 
 
@@ -120,7 +121,7 @@ def _points(view: View, reference: View, samples: SampledMatches, source: int) -
         _mark(place, number, colour, float(sure), radius)
         for number, (place, sure, colour) in enumerate(zip(places, confidence, colours, strict=True), 1)
     )
-    sure = int((confidence >= UNSURE).sum())
+    sure = int((confidence >= verdict.GUESS).sum())
     label = f"Photo {view.title}: {sure} of {len(places)} points found with confidence"
     content = f'{view.use("photo")}<g class="numbers">{marks}</g><g class="live"></g>'
     picture = view.svg(content, label, f'tabindex="0" data-photo="{view.index}"')
@@ -131,10 +132,11 @@ def _points(view: View, reference: View, samples: SampledMatches, source: int) -
 def _mark(place: np.ndarray, number: int, colour: str, sure: float, radius: float) -> str:
     """A numbered point of an SVG picture."""
     x, y = place
-    size = radius * (0.72 + 0.28 * sure)
-    kind = "sure" if sure >= UNSURE else "guess"
+    strength = min(sure / verdict.SURE, 1)
+    size = radius * (0.7 + 0.3 * strength)
+    kind = "sure" if sure >= verdict.GUESS else "guess"
     return (
-        f'<g class="mark {kind}" transform="translate({x:.1f} {y:.1f})" opacity="{0.45 + 0.55 * sure:.2f}">'
+        f'<g class="mark {kind}" transform="translate({x:.1f} {y:.1f})" opacity="{0.5 + 0.5 * strength:.2f}">'
         f"<title>point {number}, confidence {100 * sure:.0f} of 100</title>"
         f'<circle r="{size:.1f}" style="--hue:{colour}"/>'
         f'<text y="{0.36 * size:.1f}" font-size="{1.15 * size:.1f}">{number}</text></g>'
@@ -201,7 +203,8 @@ def _settings(alignment: "Alignment") -> str:
 def _matches(views: list[View], samples: SampledMatches) -> str:
     """All sampled points as JSON for the script; each is ``x, y, 100 * confidence`` in a picture's coordinates."""
     data = {
-        "unsure": round(100 * UNSURE),
+        "guess": round(100 * verdict.GUESS),
+        "sure": round(100 * verdict.SURE),
         "names": [view.title for view in views],
         "colours": [view.hues(samples.points[view.index][view.index]) for view in views],
         "points": [

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 NUMBERED = 12
 """Points of the reference photo that are drawn with a number in all photos."""
-UNSURE = 0.35
-"""Confidence below which a point is drawn hollow: a guess."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """An alignment's figures in plain words: what each means, and whether it is good."""
 
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,9 +9,50 @@ if TYPE_CHECKING:
 
 GOOD, FAIR, POOR = "good", "fair", "poor"
 
-_CONFIDENCE_LIMITS = (0.5, 0.3)  # at least: good, fair
-_MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {}
-"""Key of ``Alignment.quality`` -> label, how to write it, meaning, limits (falling: less is better)."""
+GUESS, SURE = 0.2, 0.5
+"""Confidence of a point below which it is a guess, and from which more confidence no longer means more right."""
+
+CONFIDENCE_MEANING = (
+    "On annotated photos, points with a confidence of 0.5 or more were right three times in four, those below 0.2 two "
+    "times in five; right is within a tenth of the object's size."
+)
+"""Measured with the embedded backbone on six sets of annotated photos: 76 and 38 percent."""
+
+_PHOTO_LIMITS = (0.36, 0.2)  # at least: good, fair
+_OUTLIER = 0.4  # a photo whose fit is below this share of the usual one does not belong
+_MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {
+    "confidence": (
+        "Confidence",
+        "{:.2f}",
+        "How well the other photos explain the object in each photo; 0.4 to 0.65 where photos go together well.",
+        _PHOTO_LIMITS,
+    ),
+    "weakest_photo": (
+        "Weakest photo",
+        "{:.2f}",
+        "The same for the photo that fits worst. Far below the mean: another side of the object, or another object.",
+        (0.28, 0.15),
+    ),
+    "pair_agreement": (
+        "Agreement of pairs",
+        "{:.2f}",
+        "How exactly a place comes back from a photo that it is matched with; 1 is exactly, 0 is somewhere else.",
+        (0.45, 0.3),
+    ),
+    "agreeing_matches": (
+        "Matches that agree",
+        "{:.1%}",
+        "Share of the matches that one shared frame explains. Fewer: the photos contradict each other.",
+        (0.96, 0.85),
+    ),
+    "matches_per_pair": (
+        "Matches per pair",
+        "{:.0f}",
+        "Places that two photos recognise in each other. Few: they have little in common.",
+        (100, 30),
+    ),
+}
+"""Key of ``Alignment.quality`` -> label, format, meaning, least value that is good and that is fair."""
 
 STAGES = {
     "photos": "Loading the photos",
@@ -18,6 +60,7 @@ STAGES = {
     "foreground": "Finding the object",
     "matching": "Matching the photos with each other",
     "canonical": "Laying all photos into one shared frame",
+    "confidence": "Judging every place",
     "masks": "Sharpening the masks",
     "saving": "Saving",
     "report": "Writing the report",
@@ -48,10 +91,8 @@ def _figure(name: str, value: float) -> Figure:
 
 
 def _level(value: float, limits: tuple[float, float]) -> str:
-    """The word for a value; limits that fall are for figures of which more is better."""
-    good, fair = limits
-    sign = 1 if good >= fair else -1
-    return GOOD if sign * value >= sign * good else FAIR if sign * value >= sign * fair else POOR
+    """The word for a value of which more is better."""
+    return GOOD if value >= limits[0] else FAIR if value >= limits[1] else POOR
 
 
 def photo_fits(alignment: "Alignment") -> tuple[float, ...]:
@@ -61,14 +102,16 @@ def photo_fits(alignment: "Alignment") -> tuple[float, ...]:
     return tuple(fits.tolist())
 
 
-def photo_level(fit: float) -> str:
-    """The word for one photo's fit."""
-    return _level(fit, _CONFIDENCE_LIMITS)
+def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
+    """The word for each photo's fit, by itself and compared with the others."""
+    fits = photo_fits(alignment)
+    usual = median(fits)
+    return tuple(POOR if fit < _OUTLIER * usual else _level(fit, _PHOTO_LIMITS) for fit in fits)
 
 
 def verdict(alignment: "Alignment") -> tuple[str, str]:
     """A word and a sentence about the whole alignment, from how many photos fit the others."""
-    levels = [photo_level(fit) for fit in photo_fits(alignment)]
+    levels = photo_levels(alignment)
     poor = [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == POOR]
     count = len(levels)
     if not poor and levels.count(GOOD) >= count / 2:
