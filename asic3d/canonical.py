@@ -252,28 +252,38 @@ def place_spline(
     return canonical
 
 
-def learn_metric(descriptors: Tensor, buddies: BestBuddies, canonical: Tensor, shrinkage: float) -> Tensor:
-    """A linear map after which descriptors of matched cells differ equally little in every direction.
+def learn_metric(
+    descriptors: Tensor, buddies: BestBuddies, canonical: Tensor, shrinkage: float, channels: int
+) -> Tensor:
+    """A linear map after which descriptors of matched cells differ little, and others much.
 
-    Best buddies that agree with the canonical plane are taken for true. The covariance of the differences between
-    their descriptors, drawn towards a multiple of the identity, is whitened away (linear discriminant analysis).
+    Linear discriminant analysis. Best buddies that agree with the canonical plane are taken for true: the covariance of
+    the differences between their descriptors, drawn towards a multiple of the identity, is whitened away. Of what is left,
+    the directions in which the matched cells vary most are kept.
 
     Args:
         descriptors: (N, G * G, D) float32, unit length.
         buddies: the M matches.
         canonical: (N, G * G, 2) canonical coordinates.
         shrinkage: weight of the identity, relative to the covariance's mean eigenvalue.
+        channels: directions d to keep; all D where there are fewer.
 
     Returns:
-        (D, D) float32: multiply descriptors by it from the right, then normalise.
+        (D, d) float32: multiply descriptors by it from the right, then normalise.
     """
     i, j, p, q = buddies.first, buddies.second, buddies.first_cell, buddies.second_cell
     weight = robust_weight(((canonical[i, p] - canonical[j, q]) ** 2).sum(1), 0.2).float()
     weight = weight * buddies.similarity.clamp(min=0)
-    difference = descriptors[i, p] - descriptors[j, q]
-    covariance = ((difference * weight[:, None]).T @ difference).double() / weight.sum().double().clamp(min=1e-12)
-    size = len(covariance)
-    level = (covariance.trace() / size).clamp(min=1e-12)
-    covariance = covariance / level + shrinkage * torch.eye(size, dtype=torch.float64, device=covariance.device)
-    values, vectors = torch.linalg.eigh(covariance)
-    return ((vectors * values.rsqrt()) @ vectors.T).float()
+    one, other = descriptors[i, p], descriptors[j, q]
+    within = _covariance(one - other, weight)
+    level = (within.trace() / len(within)).clamp(min=1e-12)
+    identity = torch.eye(len(within), dtype=torch.float64, device=within.device)
+    values, vectors = torch.linalg.eigh(within / level + shrinkage * identity)
+    whitening = (vectors * values.rsqrt()) @ vectors.T
+    between = whitening @ _covariance((one + other) / 2, weight) @ whitening
+    return (whitening @ torch.linalg.eigh(between).eigenvectors.flip(1)[:, :channels]).float()
+
+
+def _covariance(values: Tensor, weight: Tensor) -> Tensor:
+    """(D, D) float64 weighted second moments of (M, D) values."""
+    return ((values * weight[:, None]).T @ values).double() / weight.sum().double().clamp(min=1e-12)

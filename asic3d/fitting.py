@@ -63,7 +63,7 @@ class _State:
     done: int
     affine: Tensor  # (N, 3, 2) float64
     canonical: Tensor  # (N, G * G, 2) float64
-    metric: Tensor  # (D, D) float32
+    metric: Tensor  # (D, d) float32
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Checkpoint:
         expected = {
             "affine": (torch.float64, (count, 3, 2)),
             "canonical": (torch.float64, (count, cells, 2)),
-            "metric": (torch.float32, (channels, channels)),
+            "metric": (torch.float32, (channels, None)),
             "done": (torch.int64, (1,)),
             "fingerprint": (torch.uint8, (None,)),
         }
@@ -143,6 +143,7 @@ class _Problem:
     descriptors: Tensor  # (N, G * G, D) principal components, unit length
     probability: Tensor  # (N, G * G)
     cells: Cells
+    few: Cells  # every second one: enough while the maps are still coarse, at a quarter of the cost
     pairs: Tensor
     start: Tensor
     bending: list[float]
@@ -153,6 +154,8 @@ class _Problem:
         descriptors = F.normalize((maps.features.flatten(1, 2) - mean) @ axes, dim=2)
         usable = maps.valid & (recurring > torch.clamp(recurring.amax((1, 2), keepdim=True) / 2, max=OBJECT))
         cells = pack_cells(usable)
+        few = usable & _every_second(maps.grid, usable.device)
+        few = torch.where(few.any(1).any(1)[:, None, None], few, usable)
         splines = config.spline_rounds + config.metric_rounds
         return _Problem(
             config=config,
@@ -161,6 +164,7 @@ class _Problem:
             descriptors=descriptors,
             probability=recurring.flatten(1),
             cells=cells,
+            few=pack_cells(few),
             pairs=choose_pairs(descriptors, cells, config.partners),
             start=start_affine(recurring * usable),
             bending=np.geomspace(max(_STIFFEST, config.bending), config.bending, max(splines, 1)).tolist(),
@@ -204,17 +208,20 @@ class _Problem:
                     control_points=self.config.control_points,
                     bending=self.bending[done - self.config.affine_rounds],
                 )
-            metric = learn_metric(self.descriptors, buddies, canonical, self.config.shrinkage)
+            metric = learn_metric(
+                self.descriptors, buddies, canonical, self.config.shrinkage, self.config.metric_channels
+            )
             done += 1
             yield _State(done, affine, canonical, metric)
 
     def match(self, done: int, canonical: Tensor | None, metric: Tensor) -> BestBuddies:
         """The best buddies of one round."""
-        descriptors = self.descriptors
         near = None if canonical is None else canonical.float()
         if near is not None and done >= self.config.affine_rounds + self.config.spline_rounds:
-            descriptors = self.shared(self.in_metric(metric), near, self.cells)
-        buddies = find_best_buddies(descriptors, self.cells, self.pairs, near, self.config.match_prior)
+            cells, descriptors = self.cells, self.shared(self.in_metric(metric), near, self.cells)
+        else:
+            cells, descriptors = self.few, self.descriptors[..., : self.config.coarse_channels]
+        buddies = find_best_buddies(descriptors, cells, self.pairs, near, self.config.match_prior)
         if len(buddies) < 3:
             raise AlignmentError(
                 "Hardly anything in these photos can be matched: no three places look alike in any two of them. "
@@ -254,3 +261,9 @@ class _Problem:
             buddies=buddies,
             weights=self.weigh(buddies) * robust_weight(squared.sum(1), 0.15).double(),
         )
+
+
+def _every_second(grid: int, device: torch.device) -> Tensor:
+    """(G, G) bool: the black fields of a chessboard."""
+    line = torch.arange(grid, device=device)
+    return (line[:, None] + line) % 2 == 0
