@@ -19,7 +19,7 @@ AFFINE_SCALES = ((0.6, 0.45, 0.3, 0.2, 0.15), (0.3, 0.2, 0.15))
 SPLINE_SCALES = (0.2, 0.15)
 _AFFINE_STEPS = 3  # solves at each scale
 _AFFINE_RIDGE = 0.02
-_SPLINE_STEPS = 2
+_SPLINE_STEPS = 1
 _SPLINE_RIDGE = 0.01
 
 
@@ -157,26 +157,23 @@ def fit_spline(
     )
     i, j, p, q = buddies.first, buddies.second, buddies.first_cell, buddies.second_cell
     offset = affine[i, p] - affine[j, q]
-    runs = _runs(i * count + j)
+    ends = torch.cat([i * len(basis) + p, j * len(basis) + q])  # each match's cells in the row of all photos' cells
+    pairs = [(*divmod(pair, count), rows, basis[p[rows]], basis[q[rows]]) for pair, rows in _runs(i * count + j)]
     canonical = start
     for scale in [scale for scale in SPLINE_SCALES for _ in range(_SPLINE_STEPS)]:
         w = weight * robust_weight(((canonical[i, p] - canonical[j, q]) ** 2).sum(1), scale)
+        pulls = torch.cat([w[:, None], -w[:, None] * offset], 1)
+        pulls = torch.cat([pulls, pulls * pulls.new_tensor([1.0, -1.0, -1.0])])
+        at_cells = pulls.new_zeros(count * len(basis), 3).index_add_(0, ends, pulls).reshape(count, len(basis), 3)
+        right = basis.T @ at_cells[..., 1:]
         normal = torch.zeros(count, size, count, size, dtype=torch.float64, device=affine.device)
-        right = torch.zeros(count, size, 2, dtype=torch.float64, device=affine.device)
-        for pair, rows in runs:
-            a, b = divmod(pair, count)
-            at_p, at_q = basis[p[rows]], basis[q[rows]]
-            wp, wq = at_p.T * w[rows], at_q.T * w[rows]
-            normal[a, :, a] += wp @ at_p
-            normal[b, :, b] += wq @ at_q
-            normal[a, :, b] -= wp @ at_q
-            right[a] -= wp @ offset[rows]
-            right[b] += wq @ offset[rows]
-        normal = normal.reshape(count * size, count * size)
-        normal = torch.triu(normal) + torch.triu(normal, 1).T  # pairs are ordered: only the upper blocks were filled
+        for a, b, rows, at_p, at_q in pairs:
+            normal[a, :, b] = -(at_p.T * w[rows]) @ at_q
+            normal[b, :, a] = normal[a, :, b].T
         scaled = stiffness * (2 * w.sum() / (count * size) + 1e-12)
-        normal.view(count, size, count, size).diagonal(dim1=0, dim2=2).add_(scaled[..., None])
-        factor = torch.linalg.cholesky(normal)
+        for a in range(count):
+            normal[a, :, a] = (basis.T * at_cells[a, :, 0]) @ basis + scaled
+        factor = torch.linalg.cholesky(normal.reshape(count * size, count * size))
         control = torch.cholesky_solve(right.reshape(count * size, 2), factor).reshape(count, size, 2)
         canonical = affine + basis @ control
     return canonical

@@ -39,7 +39,7 @@ class Fit:
         plain: (N, G * G, D) float32, unit length, each photo's own descriptors.
         descriptors: (N, G * G, D) float32, unit length, after what the partners show was added.
         canonical: (N, G * G, 2) float32.
-        cells: the cells that were matched.
+        cells: the cells that show the object, of which every second one was matched.
         pairs: (E, 2) int64, the pairs of photos that were matched.
         buddies: the last matches.
         weights: (M,) float64, what each of them weighed at the end.
@@ -143,7 +143,7 @@ class _Problem:
     descriptors: Tensor  # (N, G * G, D) principal components, unit length
     probability: Tensor  # (N, G * G)
     cells: Cells
-    few: Cells  # every second one: enough while the maps are still coarse, at a quarter of the cost
+    few: Cells  # every second one: measured to lose nothing, at a quarter of the cost
     pairs: Tensor
     start: Tensor
     bending: list[float]
@@ -208,20 +208,21 @@ class _Problem:
                     control_points=self.config.control_points,
                     bending=self.bending[done - self.config.affine_rounds],
                 )
-            metric = learn_metric(
-                self.descriptors, buddies, canonical, self.config.shrinkage, self.config.metric_channels
-            )
             done += 1
+            if done >= self.config.affine_rounds + self.config.spline_rounds:
+                metric = learn_metric(
+                    self.descriptors, buddies, canonical, self.config.shrinkage, self.config.metric_channels
+                )
             yield _State(done, affine, canonical, metric)
 
     def match(self, done: int, canonical: Tensor | None, metric: Tensor) -> BestBuddies:
         """The best buddies of one round."""
         near = None if canonical is None else canonical.float()
-        if near is not None and done >= self.config.affine_rounds + self.config.spline_rounds:
-            cells, descriptors = self.cells, self.shared(self.in_metric(metric), near, self.cells)
+        if near is None or done < self.config.affine_rounds + self.config.spline_rounds:
+            descriptors = self.descriptors[..., : self.config.coarse_channels]
         else:
-            cells, descriptors = self.few, self.descriptors[..., : self.config.coarse_channels]
-        buddies = find_best_buddies(descriptors, cells, self.pairs, near, self.config.match_prior)
+            descriptors = self.shared(self.in_metric(metric), near, self.few)
+        buddies = find_best_buddies(descriptors, self.few, self.pairs, near, self.config.match_prior)
         if len(buddies) < 3:
             raise AlignmentError(
                 "Hardly anything in these photos can be matched: no three places look alike in any two of them. "
@@ -234,7 +235,7 @@ class _Problem:
 
     def shared(self, descriptors: Tensor, canonical: Tensor, queries: Cells | None) -> Tensor:
         prior = self.config.sharing_prior
-        return propagate(descriptors, self.cells, self.pairs, canonical, prior, queries=queries)
+        return propagate(descriptors, self.few, self.pairs, canonical, prior, queries=queries)
 
     def weigh(self, buddies: BestBuddies) -> Tensor:
         """(M,) float64: similarity to a power, times the probability that both cells are the object."""
@@ -248,7 +249,7 @@ class _Problem:
         canonical = state.canonical.float()
         plain = self.in_metric(state.metric)
         descriptors = self.shared(plain, canonical, None)
-        buddies = find_best_buddies(descriptors, self.cells, self.pairs, canonical, self.config.match_prior)
+        buddies = find_best_buddies(descriptors, self.few, self.pairs, canonical, self.config.match_prior)
         squared = (canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]) ** 2
         return Fit(
             projection=self.axes @ state.metric,

@@ -21,7 +21,7 @@ _PRESENCE = 0.5
 """Share of the photos in which an object cluster occurs, at least about."""
 _FEWEST_CELLS = 30
 """A photo with fewer likely cells (of a 40 x 40 grid) is taken for all object."""
-_COARSE = 200
+_COARSE = 160
 """Longer side at which edges are followed for the first time, pixels."""
 
 
@@ -225,7 +225,8 @@ def _grab_cut(pixels: np.ndarray, cells: np.ndarray, likely: float, possible: fl
         return prior.clip(0, 1)  # nothing to tell apart by colour
     cv2.setRNGSeed(0)  # of this thread
     background, objects = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(pixels, labels, None, background, objects, 3, cv2.GC_INIT_WITH_MASK)
+    # One iteration: more let the colours of the surroundings creep in (measured), and take longer.
+    cv2.grabCut(pixels, labels, None, background, objects, 1, cv2.GC_INIT_WITH_MASK)
     mask = _main_pieces(((labels & 1) == 1).astype(np.uint8), prior)  # GC_FGD and GC_PR_FGD are the odd labels
     return mask if mask.sum() >= 0.1 * started else prior.clip(0, 1)
 
