@@ -218,8 +218,8 @@ def align(
         config: the settings.
         progress: called after each step of each stage.
         cache: folder where each photo's features are kept, so that a second run does not compute them again.
-        checkpoint: file where the fit is kept after each round; a fit of the same photos with the same settings that was
-            interrupted goes on from there. It is deleted at the end.
+        checkpoint: file where the fit is kept after each round; an interrupted fit of the same photos with the same
+            settings goes on from there. It is deleted at the end.
 
     Raises:
         AlignmentError: fewer than two photos, or nothing in them can be matched.

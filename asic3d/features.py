@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,15 @@ class FeatureMaps:
     def grid(self) -> int:
         """Cells along one side of a photo's square."""
         return self.features.shape[1]
+
+    def principal_axes(self, dims: int) -> tuple[Tensor, Tensor]:
+        """Principal components of all valid cells: (C, dims) float32 axes and (C,) float32 mean."""
+        axes, mean = self._principal
+        return axes[:, :dims], mean
+
+    @cached_property
+    def _principal(self) -> tuple[Tensor, Tensor]:
+        return principal_axes(self.features[self.valid])
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,18 +239,17 @@ def _stack_saliency(raw: Sequence[RawFeatures], grid: int) -> Tensor | None:
     return torch.stack([_resampled(saliency[None], grid)[0] for saliency in maps]) if maps else None
 
 
-def principal_axes(cells: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+def principal_axes(cells: Tensor) -> tuple[Tensor, Tensor]:
     """Principal components, the same in every run.
 
     Args:
         cells: (M, C) float32 descriptors.
-        dims: how many axes D; all C where there are fewer.
 
     Returns:
-        (C, D) float32 orthonormal axes, the strongest first, each with its largest entry positive; (C,) float32 mean.
+        (C, C) float32 orthonormal axes, the strongest first, each with its largest entry positive; (C,) float32 mean.
     """
     mean = cells.double().mean(0)
     centred = cells.double() - mean
-    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :dims]
+    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return (axes * torch.where(largest < 0, -1.0, 1.0)).float(), mean.float()

@@ -21,7 +21,7 @@ from asic3d.canonical import (
 )
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.errors import AlignmentError, StorageError
-from asic3d.features import FeatureMaps, principal_axes
+from asic3d.features import FeatureMaps
 from asic3d.storage import read_safetensors, write_safetensors
 
 OBJECT = 0.15
@@ -150,7 +150,7 @@ class _Problem:
 
     @staticmethod
     def of(maps: FeatureMaps, recurring: Tensor, config: AlignmentConfig) -> "_Problem":
-        axes, mean = principal_axes(maps.features[maps.valid], config.channels)
+        axes, mean = maps.principal_axes(config.channels)
         descriptors = F.normalize((maps.features.flatten(1, 2) - mean) @ axes, dim=2)
         usable = maps.valid & (recurring > torch.clamp(recurring.amax((1, 2), keepdim=True) / 2, max=OBJECT))
         cells = pack_cells(usable)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
-from asic3d.features import FeatureMaps, principal_axes
+from asic3d.features import FeatureMaps
 
 _CLUSTERS = (8, 12, 16, 24, 8, 12, 16, 24)
 """Cluster counts of the clusterings that vote; the second four start elsewhere."""
@@ -21,7 +21,7 @@ _PRESENCE = 0.5
 """Share of the photos in which an object cluster occurs, at least about."""
 _FEWEST_CELLS = 30
 """A photo with fewer likely cells (of a 40 x 40 grid) is taken for all object."""
-_COARSE = 160
+_COARSE = 128
 """Longer side at which edges are followed for the first time, pixels."""
 
 
@@ -121,7 +121,7 @@ def _report(progress: ProgressCallback | None, done: int, total: int) -> None:
 def _recurring(maps: FeatureMaps, seed: int) -> Tensor:
     """(N, G, G) float32: mean vote of the clusterings."""
     cells = maps.features[maps.valid]
-    axes, mean = principal_axes(cells, 32)
+    axes, mean = maps.principal_axes(32)
     reduced = ((cells - mean) @ axes).cpu().numpy()
     padded = F.pad((~maps.valid).float()[:, None], (1, 1, 1, 1), value=1.0)
     border = (F.max_pool2d(padded, 3, 1)[:, 0] > 0)[maps.valid].cpu().numpy()
@@ -158,7 +158,7 @@ def _agreement(maps: FeatureMaps, coverage: Tensor) -> tuple[Tensor, Tensor]:
 
     Ridge regression on principal components; object and background of a photo weigh the same.
     """
-    axes, mean = principal_axes(maps.features[maps.valid], 64)
+    axes, mean = maps.principal_axes(64)
     scale = ((maps.features[maps.valid] - mean) @ axes).std(0).mean().clamp(min=1e-6)
     systems, sides = [], []
     for features, valid, covered in zip(maps.features, maps.valid, coverage, strict=True):
