@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# GNU OpenMP, which torch computes with, lets idle threads spin. Where another program wants the cores too, all wait for
-# spinning threads: an alignment of 2 seconds was measured to take over a minute. Spinning 1000 rounds only costs nothing
-# when the machine is idle. Read when torch is loaded; whoever has set one of these keeps it.
+# GNU OpenMP, which torch computes with, lets idle threads spin. Where another program wants the cores too, all wait
+# for spinning threads: an alignment of 2 seconds was measured to take over a minute. Spinning 1000 rounds only costs
+# nothing when the machine is idle. Read when torch is loaded; whoever has set one of these keeps it.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

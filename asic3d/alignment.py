@@ -358,10 +358,10 @@ def photo_fits(confidence: Tensor, objects: Tensor) -> Tensor:
 def _warnings(collection: Collection, foreground: Foreground, confidence: Tensor, objects: Tensor) -> Iterator[str]:
     names = collection.names
     if len(foreground.whole) == len(names):
-        yield "No object stands out from its surroundings: all of every photo was aligned. Give --masks if that is wrong."
+        yield "No object stands out from its surroundings: all of every photo was aligned. Is that wrong? Give --masks."
     elif foreground.whole:
         listed = ", ".join(f"'{names[index]}'" for index in foreground.whole)
-        yield f"No object was found in {listed}: all of it was aligned. Give --masks if that is wrong."
+        yield f"No object was found in {listed}: all of it was aligned. Is that wrong? Give --masks."
     fits = photo_fits(confidence, objects)
     usual = float(fits.median())
     for name, fit in zip(names, fits.tolist(), strict=True):

@@ -24,7 +24,7 @@ _SPLINE_RIDGE = 0.01
 
 
 def robust_weight(squared: Tensor, scale: float) -> Tensor:
-    """Weight of Geman and McClure for iteratively reweighted least squares: (...) squared residuals to (...) in [0, 1]."""
+    """Weight of Geman and McClure for reweighted least squares: (...) squared residuals to (...) in [0, 1]."""
     return (scale**2 / (scale**2 + squared)) ** 2
 
 
@@ -35,8 +35,8 @@ def start_affine(probability: Tensor) -> Tensor:
         probability: (N, G, G) float, weight of each cell.
 
     Returns:
-        (N, 3, 2) float64: canonical = [x, y, 1] A, for normalised x and y; the weighted mean goes to the origin, the mean
-        of the two weighted standard deviations to 1/2.
+        (N, 3, 2) float64: canonical = [x, y, 1] A, for normalised x and y; the weighted mean goes to the origin, the
+        mean of the two weighted standard deviations to 1/2.
     """
     xy = cell_centres(probability.shape[1], probability.device).double()
     weight = probability.flatten(1).double()
@@ -63,8 +63,9 @@ def fit_affine(
     """Joint affine maps of all photos.
 
     Minimises over all A the sum over best buddies of ``w |h_p A_i - h_q A_j|^2``, h = [x, y, 1], plus
-    ``0.02 (sum w / N) sum_i |A_i - A0_i|^2``, where w is the buddy's weight times the robust weight of its residual. After
-    each solve all maps are rescaled by one factor to the mean size of the start: else they would shrink to a point.
+    ``0.02 (sum w / N) sum_i |A_i - A0_i|^2``, where w is the buddy's weight times the robust weight of its residual.
+    After each solve all maps are rescaled by one factor to the mean size of the start: else they would shrink to a
+    point.
 
     Args:
         buddies: the M matches.
@@ -135,8 +136,8 @@ def fit_spline(
 ) -> Tensor:
     """Joint splines of all photos on top of their affine maps, which stay as they are.
 
-    Minimises over the control points D the sum over best buddies of ``w |c_i(p) - c_j(q)|^2``, c = affine + B D, plus, for
-    each photo and coordinate, ``2 (sum w / N) / n^2 D' (bending K + 0.01 I) D``, K the thin-plate energy.
+    Minimises over the control points D the sum over best buddies of ``w |c_i(p) - c_j(q)|^2``, c = affine + B D, plus,
+    for each photo and coordinate, ``2 (sum w / N) / n^2 D' (bending K + 0.01 I) D``, K the thin-plate energy.
 
     Args:
         buddies: the M matches.
@@ -255,8 +256,8 @@ def learn_metric(
     """A linear map after which descriptors of matched cells differ little, and others much.
 
     Linear discriminant analysis. Best buddies that agree with the canonical plane are taken for true: the covariance of
-    the differences between their descriptors, drawn towards a multiple of the identity, is whitened away. Of what is left,
-    the directions in which the matched cells vary most are kept.
+    the differences between their descriptors, drawn towards a multiple of the identity, is whitened away. Of what is
+    left, the directions in which the matched cells vary most are kept.
 
     Args:
         descriptors: (N, G * G, D) float32, unit length.

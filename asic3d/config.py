@@ -104,7 +104,7 @@ def make_config(preset: str = "fast", **settings: Any) -> AlignmentConfig:
 
     Args:
         preset: a name in :data:`PRESETS`.
-        **settings: fields of :class:`AlignmentConfig`; a text is read as the field's type (``"3"``, ``"0.5"``, ``"true"``).
+        **settings: fields of :class:`AlignmentConfig`; a text is read as the field's type (``"3"``, ``"true"``).
 
     Raises:
         ConfigError: unknown preset or setting, or a value that does not fit.

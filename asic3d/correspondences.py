@@ -57,7 +57,6 @@ class DenseMap:
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bilinear look-up: (n, 2) original source pixels to (n, 2) target pixels and (n,) confidence, float32."""
-        height, width = self.confidence.shape
         full = torch.tensor(self.size, dtype=torch.float32)
         place = (torch.as_tensor(points, dtype=torch.float32) + 0.5) / full * 2 - 1
         values = torch.cat([self.points, self.confidence[..., None]], -1).permute(2, 0, 1)[None]

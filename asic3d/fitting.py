@@ -124,10 +124,10 @@ def fit_canonical(
         AlignmentError: nothing in the photos can be matched.
     """
     problem = _Problem.of(maps, recurring, config)
-    state = None
+    earlier, state = None, None
     if checkpoint is not None:
-        state = checkpoint.load(len(maps), maps.grid**2, problem.descriptors.shape[2])
-    for state in problem.rounds(state):
+        earlier = checkpoint.load(len(maps), maps.grid**2, problem.descriptors.shape[2])
+    for state in problem.rounds(earlier):
         if checkpoint is not None and not problem.finished(state):
             checkpoint.save(state)
         if progress is not None:
@@ -203,7 +203,7 @@ class _Problem:
                     buddies,
                     weight,
                     affine_map(affine, grid),
-                    canonical,
+                    affine_map(affine, grid) if canonical is None else canonical,
                     grid=grid,
                     control_points=self.config.control_points,
                     bending=self.bending[done - self.config.affine_rounds],

@@ -131,7 +131,8 @@ def _recurring(maps: FeatureMaps, seed: int) -> Tensor:
         count = min(clusters, len(reduced))
         cv2.setRNGSeed(seed + turn)
         stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 1e-3)
-        labels = cv2.kmeans(reduced, count, np.empty(0, np.int32), stop, 1, cv2.KMEANS_PP_CENTERS)[1][:, 0]
+        found = cv2.kmeans(reduced, count, np.empty(0, np.int32), stop, 1, cv2.KMEANS_PP_CENTERS)[1]
+        labels = np.asarray(found)[:, 0]
         votes += _cluster_scores(labels, border, photo, count, len(maps))[labels]
     recurring = torch.zeros(maps.valid.shape, device=cells.device)
     recurring[maps.valid] = torch.from_numpy(votes / len(_CLUSTERS)).float().to(cells.device)
@@ -226,7 +227,7 @@ def _grab_cut(pixels: np.ndarray, cells: np.ndarray, likely: float, possible: fl
     cv2.setRNGSeed(0)  # of this thread
     background, objects = np.zeros((1, 65)), np.zeros((1, 65))
     # One iteration: more let the colours of the surroundings creep in (measured), and take longer.
-    cv2.grabCut(pixels, labels, None, background, objects, 1, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(pixels, labels, (0, 0, 0, 0), background, objects, 1, cv2.GC_INIT_WITH_MASK)
     mask = _main_pieces(((labels & 1) == 1).astype(np.uint8), prior)  # GC_FGD and GC_PR_FGD are the odd labels
     return mask if mask.sum() >= 0.1 * started else prior.clip(0, 1)
 
