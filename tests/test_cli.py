@@ -104,6 +104,19 @@ def test_help_imports_nothing_heavy(arguments):
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "count"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_threads_that_wait_leave_the_processor_to_others(monkeypatch, given, count):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    run()
+    assert os.environ.get("GOMP_SPINCOUNT") == count
+
+
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 
