@@ -184,6 +184,13 @@ def test_align_writes_the_run_folder_and_tells_about_it(planted):
     ]
 
 
+def test_what_people_copy_is_never_broken_over_lines(planted):
+    folder = Path("a folder " + "with a long name " * 8)
+    lines = run("align", "photos", "-o", folder).stdout.splitlines()
+    assert f"Report  {folder / 'report.html'}" in lines
+    assert f"Next    asic3d transfer '{folder}' --source A --target B --point X,Y" in lines
+
+
 def test_quiet_prints_nothing(planted):
     result = run("align", "photos", "--quiet")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")

@@ -66,7 +66,9 @@ class Console:
         """Prints what the command is for, even when quiet."""
         out = rich_console(sys.stdout)
         with out.capture() as printed:
-            out.print(*renderables, sep="\n", highlight=False)
+            for renderable in renderables:
+                whole = getattr(renderable, "no_wrap", None)  # rich forgets it when it joins texts
+                out.print(renderable, highlight=False, crop=False, no_wrap=whole, overflow="ignore" if whole else None)
         click.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
     def emit(self, value: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from asic3d_cli.console import Console
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from asic3d import Alignment
 
@@ -97,24 +98,21 @@ def _time_table(seconds: dict[str, float]) -> "Table":
     return table
 
 
-def _results(run: Path) -> "Table":
-    """Where the results are, and what to do with them."""
-    from rich.table import Table
+def _results(run: Path) -> "Text":
+    """Where the results are, and what to do with them; never broken over lines, so that it can be copied."""
     from rich.text import Text
 
     named = "" if str(run) == "asic3d_out" else f"{quoted(run)} "
-    rows = (
-        (str(run / "report.html"), "open it in a browser"),
-        (str(run / "masks"), "the object of each photo, in white"),
-        (f"asic3d transfer {named}--source A --target B --point X,Y", "find a point of photo A in photo B"),
-        (f"asic3d add {quoted(run)} PHOTO", "place another photo"),
+    lines = (
+        ("Report", str(run / "report.html")),
+        ("Masks", str(run / "masks")),
+        ("Next", f"asic3d transfer {named}--source A --target B --point X,Y"),
+        ("", f"asic3d add {quoted(run)} PHOTO"),
     )
-    table = Table.grid(padding=(0, 2))
-    table.add_column(overflow="fold")
-    table.add_column()
-    for where, what in rows:
-        table.add_row(Text(where, style="bold"), what)
-    return table
+    parts = [part for label, value in lines for part in ((f"{label:8}", ""), (f"{value}\n", "bold"))]
+    text = Text.assemble(*parts, no_wrap=True)
+    text.rstrip()
+    return text
 
 
 def quoted(path: Path) -> str:
