@@ -1,4 +1,4 @@
-"""Runs the command line in this process, with the planted alignment in the place of the real one where that is enough."""
+"""Runs the command line in this process, with the planted alignment for the real one where that is enough."""
 
 from dataclasses import replace
 from pathlib import Path
