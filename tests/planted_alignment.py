@@ -98,7 +98,7 @@ def plant(folder: Path, names: tuple[str, ...] = ("a.jpg", "b.jpg", "c.jpg"), **
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(index)).save(path, "JPEG")
-        photos.append(Photo(name, path, SIZES[index], "0" * 64, picture(index)))
+        photos.append(Photo(name, path, SIZES[index], str(index) * 64, picture(index)))
         pixels = normalised_to_pixels(cell_centres(GRID), SIZES[index]).numpy()
         canonical.append(to_canonical(pixels, index).reshape(GRID, GRID, 2))
     canonical = torch.from_numpy(np.stack(canonical)).float()

@@ -219,6 +219,16 @@ def test_verdict(planted, fits, level, sentence):
     assert verdict.verdict(replace(planted, confidence=confidence)) == (level, sentence)
 
 
+@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"pixels": np.full((9, 9, 3), 7, np.uint8)}])
+def test_photos_that_show_nothing_are_no_success(planted, change):
+    photos = tuple(replace(photo, **change) for photo in planted.collection.photos)
+    empty = replace(planted, collection=replace(planted.collection, photos=photos))
+    assert verdict.verdict(empty) == (
+        "poor",
+        "These photos are all the same picture, or of one colour: there is nothing to compare in them.",
+    )
+
+
 def test_fit_of_a_photo_is_its_confidence_on_the_object(planted):
     assert verdict.photo_fits(planted) == pytest.approx((0.95, 0.95, 0.95))
 

@@ -20,6 +20,7 @@ CONFIDENCE_MEANING = (
 
 _PHOTO_LIMITS = (0.36, 0.2)  # at least: good, fair
 _OUTLIER = 0.4  # a photo whose fit is below this share of the usual one does not belong
+_FLAT = 8  # grey levels
 _MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {
     "confidence": (
         "Confidence",
@@ -111,6 +112,8 @@ def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
 
 def verdict(alignment: "Alignment") -> tuple[str, str]:
     """A word and a sentence about the whole alignment, from how many photos fit the others."""
+    if _shows_nothing(alignment):
+        return POOR, "These photos are all the same picture, or of one colour: there is nothing to compare in them."
     levels = photo_levels(alignment)
     poor = [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == POOR]
     count = len(levels)
@@ -124,6 +127,13 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
             f"{count - len(poor)} of {count} photos fit together; {_listed(poor)} hardly {_fit(poor)} the others.",
         )
     return POOR, f"Only {count - len(poor)} of {count} photos fit together; the points below are mostly guesses."
+
+
+def _shows_nothing(alignment: "Alignment") -> bool:
+    """Whether the photos are copies of one, or none has anything in it: all would then agree perfectly."""
+    photos = alignment.collection.photos
+    flat = all(int(photo.pixels.max()) - int(photo.pixels.min()) <= _FLAT for photo in photos)
+    return flat or len({photo.sha256 for photo in photos}) == 1
 
 
 def _listed(names: list[str]) -> str:
