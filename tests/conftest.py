@@ -1,0 +1,71 @@
+"""One small aligned collection with known truth, made once and shared by all tests that only read it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from asic3d.alignment import Alignment, align
+from asic3d.collection import Collection, load_collection
+from asic3d.config import AlignmentConfig
+from asic3d.rendering import RenderedCollection, render_collection
+
+settings.register_profile("asic3d", deadline=None)  # how long an example takes says more about the machine
+settings.load_profile("asic3d")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Rendered photos, as files and aligned.
+
+    Attributes:
+        truth: where every point of every photo is in the others.
+        folder: holds ``images`` and ``masks``; tests copy what they want to change.
+        cache: folder of the features, so that other alignments of these photos are quick.
+    """
+
+    truth: RenderedCollection
+    folder: Path
+    cache: Path
+    collection: Collection
+    config: AlignmentConfig
+    alignment: Alignment
+
+    def errors(self, alignment: Alignment, transfer) -> np.ndarray:
+        """(n,) errors of the keypoints that both photos of a pair show, relative to the target object's longer side.
+
+        Args:
+            alignment: says which of the photos are looked at.
+            transfer: called as Alignment.transfer.
+        """
+        found = []
+        for source in alignment.names:
+            for target in alignment.names:
+                if source != target:
+                    found.append(self.pair_errors(transfer, source, target))
+        return np.concatenate(found)
+
+    def pair_errors(self, transfer, source: str, target: str) -> np.ndarray:
+        points, wanted = self.pair(source, target)
+        rows, columns = np.nonzero(self.truth.photos[self.truth.names.index(target)].mask)
+        found = transfer(points, source=source, target=target).points.numpy()
+        return np.linalg.norm(found - wanted, axis=1) / max(np.ptp(rows), np.ptp(columns))
+
+    def pair(self, source: str, target: str) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 2) pixels each: keypoints that both photos show."""
+        one, other = (self.truth.keypoints[self.truth.names.index(name)] for name in (source, target))
+        both = (one[:, 2] > 0) & (other[:, 2] > 0)
+        return one[both, :2], other[both, :2]
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Toy:
+    folder = tmp_path_factory.mktemp("toy")
+    truth = render_collection(6, seed=0, size=(240, 180))
+    truth.save(folder)
+    collection = load_collection(folder / "images")
+    config = AlignmentConfig(backbone="efficientnet-lite0", device="cpu")
+    cache = folder / "cache"
+    return Toy(truth, folder, cache, collection, config, align(collection, config, cache=cache))
