@@ -98,7 +98,7 @@ class Checkpoint:
             found = read_safetensors(self.path, expected)
         except StorageError:
             return None
-        if bytes(found["fingerprint"].tolist()) != self.fingerprint.encode():
+        if bytes(found["fingerprint"].tolist()) != self.fingerprint.encode() or found["done"] < 1:
             return None
         return _State(int(found["done"]), found["affine"], found["canonical"], found["metric"])
 
