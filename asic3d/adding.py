@@ -127,7 +127,7 @@ def _place(alignment: "Alignment", descriptors: Tensor, probability: Tensor, val
                 targets,
                 weight,
                 affine_map(affine[None], space.grid)[0],
-                canonical,
+                affine_map(affine[None], space.grid)[0] if canonical is None else canonical,
                 control_points=config.control_points,
                 bending=config.bending,
             )

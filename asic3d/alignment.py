@@ -329,7 +329,10 @@ def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str)
     facts: Sequence[Any] = (
         sorted(dataclasses.asdict(config).items()),
         [(photo.name, photo.sha256) for photo in collection.photos],
-        [None if photo.mask is None else hashlib.sha256(photo.mask).hexdigest() for photo in collection.photos],
+        [
+            None if photo.mask is None else hashlib.sha256(photo.mask.tobytes()).hexdigest()
+            for photo in collection.photos
+        ],
         backbone,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -16,7 +16,7 @@ class Progress:
     """How far a stage of the work has come, as it is reported to ``progress`` callbacks.
 
     Attributes:
-        stage: ``photos``, ``features``, ``foreground``, ``matching``, ``canonical`` or ``masks``.
+        stage: ``photos``, ``features``, ``foreground``, ``matching`` or ``canonical``.
         done: steps that are finished.
         total: all steps of the stage.
     """
@@ -64,7 +64,7 @@ class AlignmentConfig:
     coarse_channels: int = _setting(64, "principal components that are matched before a metric is learned", 8, 4096)
     partners: int = _setting(7, "photos that each photo is matched with, the most similar ones (0: all)", 0, 1000)
     match_prior: float = _setting(0.7, "weight of the canonical distance when photos are matched", 0.0, 100.0)
-    transfer_prior: float = _setting(2.0, "weight of the canonical distance when points are transferred", 0.0, 100.0)
+    transfer_prior: float = _setting(3.0, "weight of the canonical distance when points are transferred", 0.0, 100.0)
     sharing_prior: float = _setting(1.5, "weight of the canonical distance when descriptors are shared", 0.0, 100.0)
     similarity_power: float = _setting(3.0, "a match weighs its cosine similarity to this power", 0.0, 32.0)
     affine_rounds: int = _setting(3, "rounds of matching and fitting one affine map per photo", 1, 20)

@@ -126,13 +126,13 @@ def _recurring(maps: FeatureMaps, seed: int) -> Tensor:
     padded = F.pad((~maps.valid).float()[:, None], (1, 1, 1, 1), value=1.0)
     border = (F.max_pool2d(padded, 3, 1)[:, 0] > 0)[maps.valid].cpu().numpy()
     photo = torch.where(maps.valid)[0].cpu().numpy()
-    votes = np.zeros(len(reduced))
+    votes: np.ndarray = np.zeros(len(reduced))
     for turn, clusters in enumerate(_CLUSTERS):
         count = min(clusters, len(reduced))
         cv2.setRNGSeed(seed + turn)
         stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 1e-3)
         found = cv2.kmeans(reduced, count, np.empty(0, np.int32), stop, 1, cv2.KMEANS_PP_CENTERS)[1]
-        labels = np.asarray(found)[:, 0]
+        labels = np.asarray(found, np.int64)[:, 0]
         votes += _cluster_scores(labels, border, photo, count, len(maps))[labels]
     recurring = torch.zeros(maps.valid.shape, device=cells.device)
     recurring[maps.valid] = torch.from_numpy(votes / len(_CLUSTERS)).float().to(cells.device)

@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from asic3d_integrations.keypoint_sets import load_keypoint_set
 
 import asic3d
+from asic3d_integrations.keypoint_sets import load_keypoint_set
 
 
 def main() -> None:

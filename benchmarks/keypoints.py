@@ -7,14 +7,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+
+import asic3d
 from asic3d_integrations.keypoint_sets import (
     evaluate_keypoints,
     identity_transfer,
     load_keypoint_set,
     named_transfer,
 )
-
-import asic3d
 
 FIGURES = (
     "pck@0.1",

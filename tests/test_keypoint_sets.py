@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
+from asic3d.errors import CollectionError
 from asic3d_integrations.keypoint_sets import (
     evaluate_keypoints,
     identity_transfer,
     load_keypoint_set,
     named_transfer,
 )
-
-from asic3d.errors import CollectionError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "keypoints"
 

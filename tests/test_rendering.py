@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from asic3d_integrations.keypoint_sets import load_keypoint_set
 from PIL import Image
 
 from asic3d.errors import ConfigError, StorageError
@@ -13,6 +12,7 @@ from asic3d.rendering.meshes import ball, join, superellipse
 from asic3d.rendering.rasterising import nearest_along, nearest_at, rasterise
 from asic3d.rendering.shading import Layer, compose
 from asic3d.rendering.toy import POSES, pose_points, toy_mesh
+from asic3d_integrations.keypoint_sets import load_keypoint_set
 
 WHITE = np.ones((4, 4, 3), np.float32)
 

@@ -57,9 +57,7 @@ def align_folder(
     start = time.perf_counter()
     collection = asic3d.load_collection(photos, masks=masks, strict=strict, progress=progress)
     loading = time.perf_counter() - start
-    alignment = asic3d.align(
-        collection, config, progress=progress, cache=run / "cache" / "features", checkpoint=run / CHECKPOINT
-    )
+    alignment = asic3d.align(collection, config, progress=progress, cache=run / "cache", checkpoint=run / CHECKPOINT)
     return alignment, {"photos": loading, **alignment.timings, **write_run(alignment, run, progress)}
 
 

@@ -62,7 +62,6 @@ STAGES = {
     "matching": "Matching the photos with each other",
     "canonical": "Laying all photos into one shared frame",
     "confidence": "Judging every place",
-    "masks": "Sharpening the masks",
     "saving": "Saving",
     "report": "Writing the report",
 }
