@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asic3d.backbones import load_backbone
 from asic3d.collection import Collection, load_collection
 from asic3d.config import AlignmentConfig, Progress
 from asic3d.coordinates import normalised_to_grid, pixels_to_normalised
@@ -34,8 +35,6 @@ def iou(found, truth):
 
 @pytest.fixture(scope="module")
 def maps(toy) -> FeatureMaps:
-    from asic3d.backbones import load_backbone
-
     return extract_features(toy.collection, load_backbone("efficientnet-lite0"), toy.config, cache=toy.cache)
 
 
@@ -146,17 +145,31 @@ def test_a_mask_for_one_photo_leaves_the_others_to_be_found(toy, masked, maps):
 
 
 @pytest.mark.parametrize("level", [0, 128])
-def test_photos_of_one_colour_are_taken_for_all_object(toy, level):
+def test_where_all_cells_are_alike_no_part_of_a_photo_is_picked_out(toy, level):
     photos = tuple(
         dataclasses.replace(photo, pixels=np.full_like(photo.pixels, level)) for photo in toy.collection.photos[:2]
     )
     valid = torch.ones(2, 40, 40, dtype=torch.bool)
     flat = FeatureMaps(torch.full((2, 40, 40, 16), 0.25), valid)
     found = find_foreground(Collection(toy.collection.root, photos), flat, toy.config)
-    assert found.whole == (0, 1)
-    assert torch.equal(found.probability, valid.float())
-    assert all((mask == 1).all() for mask in found.masks)
+    for photo, mask in zip(photos, found.masks, strict=True):
+        assert len(np.unique(mask)) == 1
+        assert len(np.unique(full_mask(photo, mask))) == 1
+    assert float(found.recurring.min()) == float(found.recurring.max()) > 0
     assert bool(found.classifier.isfinite().all())
+
+
+def test_photos_whose_whole_border_is_like_their_middle_are_taken_for_all_object(toy):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 40, 40, 16, generator=generator)  # no place has anything of its own
+    noise = FeatureMaps(torch.nn.functional.normalize(features, dim=3), torch.ones(2, 40, 40, dtype=torch.bool))
+    grid = 12  # where a third of the cells lie at the border
+    small = FeatureMaps(noise.features[:, :grid, :grid], noise.valid[:, :grid, :grid])
+    photos = toy.collection.photos[:2]
+    found = find_foreground(Collection(toy.collection.root, photos), small, toy.config)
+    assert found.whole == (0, 1)
+    assert torch.equal(found.recurring, small.valid.float())
+    assert all((mask == 1).all() for mask in found.masks)
 
 
 # --- sharpening on a planted picture
@@ -242,7 +255,9 @@ def test_values_of_cells_lie_where_the_frames_say(size):
     wanted = normalised_to_grid(pixels_to_normalised(pixels, size), GRID).numpy()
     # cv2 interpolates at steps of 1 / 32; beyond the outermost centres the value stays.
     np.testing.assert_allclose(found, wanted.clip(0, GRID - 1), atol=1 / 32 + 1e-4)
-    np.testing.assert_array_equal(cells_to_photo(np.ascontiguousarray(cells[..., 0]), size), found[..., 0])
+    one = cells_to_photo(np.ascontiguousarray(cells[..., 0]), size)
+    assert one.shape == found.shape[:2]
+    np.testing.assert_allclose(one, found[..., 0], atol=1 / 32)
 
 
 @given(st.tuples(st.integers(1, 9000), st.integers(1, 9000)), st.integers(64, 2048))
