@@ -139,7 +139,7 @@ def test_align_writes_the_run_folder_and_tells_about_it(planted):
     result = run("align", "photos")
     assert result.exit_code == 0, result.output
     assert (Path("asic3d_out") / "report.html").is_file() and (Path("asic3d_out") / "run.json").is_file()
-    assert planted[0]["cache"] == Path("asic3d_out/cache/features")
+    assert planted[0]["cache"] == Path("asic3d_out/cache")
     assert planted[0]["checkpoint"] == Path("asic3d_out/checkpoint.safetensors")
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[1].startswith("3 photos, backbone planted, cpu, ")
