@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asic3d.backbones import load_backbone
 from asic3d.collection import Collection, load_collection
 from asic3d.config import AlignmentConfig, Progress
-from asic3d.coordinates import normalised_to_grid, pixels_to_normalised
+from asic3d.coordinates import normalised_to_grid, photo_cells, pixels_to_normalised
 from asic3d.features import FeatureMaps, extract_features
 from asic3d.foreground import (
     cells_to_photo,
@@ -149,13 +149,14 @@ def test_where_all_cells_are_alike_no_part_of_a_photo_is_picked_out(toy, level):
     photos = tuple(
         dataclasses.replace(photo, pixels=np.full_like(photo.pixels, level)) for photo in toy.collection.photos[:2]
     )
-    valid = torch.ones(2, 40, 40, dtype=torch.bool)
+    valid = torch.stack([photo_cells(photo.size, 40) for photo in photos])
     flat = FeatureMaps(torch.full((2, 40, 40, 16), 0.25), valid)
     found = find_foreground(Collection(toy.collection.root, photos), flat, toy.config)
     for photo, mask in zip(photos, found.masks, strict=True):
         assert len(np.unique(mask)) == 1
         assert len(np.unique(full_mask(photo, mask))) == 1
-    assert float(found.recurring.min()) == float(found.recurring.max()) > 0
+    for values in (found.recurring, found.probability):
+        assert len(values[valid].unique()) == 1
     assert bool(found.classifier.isfinite().all())
 
 
