@@ -168,7 +168,9 @@ def load_backbone(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise BackboneError(f"{name} takes no option '{unknown[0]}'; its options are: {', '.join(known[2:])}.")
-    return factory(path, torch.device(device), **options)
+    # timm fills a network with random weights before ours replace them; the caller's random numbers stay as they are.
+    with torch.random.fork_rng(devices=[]):
+        return factory(path, torch.device(device), **options)
 
 
 def fingerprint(**settings: Any) -> str:

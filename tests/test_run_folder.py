@@ -121,7 +121,7 @@ def test_a_photo_name_that_climbs_out_is_refused(run):
     photos = json.loads((run / "run.json").read_text())["photos"]
     photos[0]["name"] = "../../outside.jpg"
     _change(run, photos=photos)
-    with pytest.raises(Asic3dError, match="outside.jpg"):
+    with pytest.raises(Asic3dError, match=r"outside\.jpg"):
         asic3d.load_alignment(run)
 
 
