@@ -87,16 +87,15 @@ class AlignmentConfig:
 def _checked(item: dataclasses.Field, value: Any) -> Any:
     """The value as its field's type, or a ConfigError that says what the field takes."""
     wanted = typing.get_type_hints(AlignmentConfig)[item.name]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if wanted is str and isinstance(value, Path):
         value = str(value)
-    if not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
+    kinds = (int, float) if wanted is float else wanted
+    if not isinstance(value, kinds) or (wanted is not bool and isinstance(value, bool)):
         raise ConfigError(f"The setting '{item.name}' takes a value of type {wanted.__name__}, not {value!r}.")
     low, high = item.metadata["low"], item.metadata["high"]
     if isinstance(value, int | float) and not low <= value <= high:
         raise ConfigError(f"The setting '{item.name}' must lie between {low:g} and {high:g}; {value!r} does not.")
-    return value
+    return float(value) if wanted is float else value
 
 
 def make_config(preset: str = "fast", **settings: Any) -> AlignmentConfig:

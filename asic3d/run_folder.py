@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> No
         StorageError: a finished run is there and ``overwrite`` is not set, or the folder can't be written.
     """
     prepare_output(folder, overwrite=overwrite)
-    stale = set(_mask_files(folder, _old_names(folder)))
+    stale = _old_masks(folder)
     tensors = safetensors_bytes(_tensors(alignment))
     files: dict[Path, bytes] = {}
     for name, path in zip(alignment.names, _mask_files(folder, alignment.names), strict=True):
@@ -62,12 +62,12 @@ def _mask_files(folder: Path, names: "tuple[str, ...] | list[str]") -> Iterator[
     return (inside(folder, f"{MASKS}/{name}.png") for name in names)
 
 
-def _old_names(folder: Path) -> list[str]:
-    """The photos of the run that is replaced; none where it can't be read."""
+def _old_masks(folder: Path) -> set[Path]:
+    """The masks of the run that is replaced; none where it can't be read or names what is no file in the folder."""
     try:
-        return [_text(photo, "name") for photo in _photos(read_run(folder), folder)]
+        return set(_mask_files(folder, [_text(photo, "name") for photo in _photos(read_run(folder), folder)]))
     except StorageError:
-        return []
+        return set()
 
 
 def _tensors(alignment: Alignment) -> dict[str, Tensor]:
@@ -202,9 +202,7 @@ def _read_tensors(run: dict[str, Any], folder: Path, count: int) -> dict[str, Te
 
 def _load_photos(run: dict[str, Any], folder: Path) -> Collection:
     entries = _photos(run, folder)
-    root = Path(_text(run, "photo_folder", folder))
-    if not root.is_dir():
-        root = (folder / _text(run, "photo_folder_from_here", folder)).resolve()
+    root = _photo_folder(run, folder)
     photos = tuple(_load_photo(entry, root, folder) for entry in entries)
     left_out = _mapping(run, "left_out", folder)
     return Collection(
@@ -212,10 +210,29 @@ def _load_photos(run: dict[str, Any], folder: Path) -> Collection:
     )
 
 
+def _photo_folder(run: dict[str, Any], folder: Path) -> Path:
+    """Where the photos were, or, when run and photos were moved together, where they are from here."""
+    root = Path(_text(run, "photo_folder", folder))
+    if _is_there(root.is_dir):
+        return root
+    try:
+        return (folder / _text(run, "photo_folder_from_here", folder)).resolve()
+    except (OSError, ValueError, RuntimeError):  # no path at all, or a link that leads to itself
+        raise _damaged(folder, "its 'photo_folder_from_here' is no path") from None
+
+
+def _is_there(look: Callable[[], bool]) -> bool:
+    """What ``look`` says; False where looking is not permitted, or the path is longer than paths can be."""
+    try:
+        return look()
+    except OSError:
+        return False
+
+
 def _load_photo(entry: dict[str, Any], root: Path, folder: Path) -> Photo:
     name = _text(entry, "name", folder)
     path = Path(_text(entry, "path", folder)) if "path" in entry else inside(root, name, follow_links=True)
-    if not path.is_file():
+    if not _is_there(path.is_file):
         raise CollectionError(
             f"The photo {shown(name)} of this run is gone: there is no file '{path}'. Put it back, or align again."
         )
@@ -260,7 +277,7 @@ def _mapping(values: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
 
 def _numbers(values: dict[str, Any], key: str, folder: Path) -> dict[str, float]:
     found = _mapping(values, key, folder)
-    if not all(isinstance(value, int | float) for value in found.values()):
+    if not all(isinstance(value, int | float) and abs(value) < 1e300 for value in found.values()):
         raise _damaged(folder, f"its '{key}' holds more than numbers")
     return {name: float(value) for name, value in found.items()}
 

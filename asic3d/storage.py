@@ -78,7 +78,7 @@ def inside(folder: str | Path, name: str, *, follow_links: bool = False) -> Path
     target = folder / name
     try:
         leaves = not target.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a link that leads to itself
+    except (OSError, RuntimeError, ValueError):  # a link that leads to itself, or letters that no path holds
         raise refused from None
     if leaves and not follow_links:
         raise StorageError(f"The name {name!r} leads out of '{folder}' through a link; nothing was read or written.")

@@ -1,7 +1,11 @@
-"""The run folder: what was saved comes back bit for bit, and nothing in a file is believed."""
+"""Saving and loading: the same bits again, nothing half-written, and nothing believed that a file says."""
 
+import copy
+import dataclasses
 import errno
+import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -9,149 +13,566 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-import asic3d
-from asic3d.errors import Asic3dError, CollectionError, StorageError
-from asic3d.rendering import render_collection
+from asic3d import storage
+from asic3d.alignment import Alignment, align, load_alignment
+from asic3d.collection import Collection, load_collection
+from asic3d.errors import CollectionError, StorageError
+from asic3d.storage import FORMAT_VERSION, safetensors_bytes
+
+RUN, TENSORS = "run.json", "alignment.safetensors"
+POINTS = [[100, 80], [60.5, 70.25], [-50, 1000]]
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> tuple[Path, "asic3d.Alignment"]:
-    root = tmp_path_factory.mktemp("saved")
-    render_collection(4, 3, size=(160, 120)).save(root)
-    config = asic3d.make_config(backbone="efficientnet-lite0", grid=24)
-    alignment = asic3d.align(asic3d.load_collection(root / "images"), config)
-    alignment.save(root / "run")
-    return root, alignment
+def small(toy, tmp_path_factory) -> tuple[Path, Alignment]:
+    """A small run of two photos, saved, with its photos beside it: ``photos`` and ``run`` in one folder."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "photos" / "left side").mkdir(parents=True)
+    shutil.copy(toy.folder / "images" / "photo_01.jpg", folder / "photos" / "Übersicht 鳥.jpg")
+    shutil.copy(toy.folder / "images" / "photo_02.jpg", folder / "photos" / "left side" / "b.jpg")
+    config = dataclasses.replace(toy.config, grid=10, channels=16, coarse_channels=16, metric_channels=8)
+    alignment = align(load_collection(folder / "photos"), config, cache=toy.cache)
+    alignment.save(folder / "run")
+    return folder, alignment
 
 
 @pytest.fixture
-def run(saved, tmp_path) -> Path:
-    """A copy of the run that a test may damage."""
-    shutil.copytree(saved[0] / "run", tmp_path / "run")
+def folder(small, tmp_path) -> Path:
+    """A copy of the small run, to be damaged; it finds its photos where they were."""
+    shutil.copytree(small[0] / "run", tmp_path / "run")
     return tmp_path / "run"
 
 
-def points(alignment: "asic3d.Alignment"):
-    first, second = alignment.names[:2]
-    return alignment.transfer([[70.0, 60.0], [90.0, 50.0], [-500.0, 9e9]], source=first, target=second)
+def content(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_loaded_alignment_answers_as_the_saved_one(saved, run):
-    loaded = asic3d.load_alignment(run)
-    assert torch.equal(points(loaded).points, points(saved[1]).points)
-    assert torch.equal(points(loaded).confidence, points(saved[1]).confidence)
-    assert loaded.config == saved[1].config
-    assert loaded.quality == saved[1].quality
-    for name in loaded.names:
-        assert np.array_equal(loaded.mask(name), saved[1].mask(name))
-        assert (run / "masks" / f"{name}.png").is_file()
+def assert_same(one: Alignment, other: Alignment) -> None:
+    """Everything that either holds, and what it answers, to the last bit."""
+    for part in (lambda a: a, lambda a: a.space, lambda a: a.placing):
+        for item in dataclasses.fields(part(one)):
+            left, right = getattr(part(one), item.name), getattr(part(other), item.name)
+            if isinstance(left, torch.Tensor):
+                assert torch.equal(left, right), item.name
+            elif item.name in ("masks", "centres"):
+                assert all(np.array_equal(a, b) for a, b in zip(left, right, strict=True)), item.name
+            elif item.name not in ("collection", "space", "placing"):
+                assert left == right, item.name
+    for source in one.names:
+        for target in one.names:
+            for name in ("transfer", "nearest_neighbour"):
+                left, right = (getattr(a, name)(POINTS, source=source, target=target) for a in (one, other))
+                assert torch.equal(left.points, right.points)
+                assert torch.equal(left.confidence, right.confidence)
+                assert torch.equal(left.cycle_error, right.cycle_error)
+        assert np.array_equal(one.mask(source), other.mask(source))
 
 
-def test_points_beside_the_photo_are_answered_with_no_confidence(saved):
-    assert points(saved[1]).confidence[2] == 0
+# --- the round trip
 
 
-def test_a_finished_run_is_not_replaced_unasked(saved, run):
-    before = (run / "alignment.safetensors").read_bytes()
-    with pytest.raises(StorageError, match="holds a finished run"):
-        saved[1].save(run)
-    assert (run / "alignment.safetensors").read_bytes() == before
-    saved[1].save(run, overwrite=True)
-    assert asic3d.load_alignment(run).names == saved[1].names
+def test_what_is_saved_is_loaded_to_the_last_bit(toy, tmp_path):
+    toy.alignment.save(tmp_path / "run")
+    found = load_alignment(tmp_path / "run")
+    assert_same(found, toy.alignment)
+    assert found.names == toy.alignment.names
+    assert found.sizes == toy.alignment.sizes
+    one, other = (a.dense(*a.names[:2]) for a in (found, toy.alignment))
+    assert torch.equal(one.points, other.points)
 
 
-def test_a_full_disk_leaves_the_earlier_run_as_it_was(saved, run, monkeypatch):
-    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
-    real, calls = os.fsync, []
-
-    def full(file: int) -> None:
-        calls.append(file)
-        if len(calls) == 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(file)
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="The disk is full"):
-        saved[1].save(run, overwrite=True)
-    monkeypatch.undo()
-    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
+def test_the_files_of_a_run(toy, small):
+    folder, alignment = small
+    assert alignment.names == ("left side/b.jpg", "Übersicht 鳥.jpg")
+    assert sorted(content(folder / "run")) == sorted(
+        [".asic3d", TENSORS, "masks/left side/b.jpg.png", "masks/Übersicht 鳥.jpg.png", RUN]
+    )
+    for name, (width, height) in zip(alignment.names, alignment.sizes, strict=True):
+        with Image.open(folder / "run" / "masks" / f"{name}.png") as image:
+            assert image.mode == "L"
+            assert image.size == (width, height)
+            np.testing.assert_array_equal(np.asarray(image), alignment.mask(name))
 
 
-def test_a_cut_off_or_exchanged_file_is_refused(run):
-    tensors = run / "alignment.safetensors"
-    content = tensors.read_bytes()
-    tensors.write_bytes(content[: len(content) // 2])
+def test_saving_what_was_loaded_gives_the_same_files(small, tmp_path):
+    load_alignment(small[0] / "run").save(tmp_path / "again")
+    one, other = content(small[0] / "run"), content(tmp_path / "again")
+    for files in (one, other):
+        facts = json.loads(files.pop(RUN))
+        facts.pop("photo_folder_from_here")
+        files["facts"] = json.dumps(facts, sort_keys=True).encode()
+    assert one == other
+
+
+def test_given_masks_come_back_with_a_run(toy, tmp_path):
+    masked = load_collection(toy.folder / "images", masks=toy.folder / "masks")
+    masked = Collection(masked.root, masked.photos[:2])
+    alignment = align(masked, toy.config, cache=toy.cache)
+    alignment.save(tmp_path / "run")
+    found = load_alignment(tmp_path / "run")
+    assert_same(found, alignment)
+    for one, other in zip(found.collection.photos, masked.photos, strict=True):
+        assert np.array_equal(one.mask, other.mask)
+
+
+def test_duplicates_left_out_photos_and_warnings_come_back(small, tmp_path):
+    _, alignment = small
+    old = alignment.collection
+    photos = (old.photos[0], dataclasses.replace(old.photos[1], duplicate_of=old.names[0]))
+    collection = Collection(old.root, photos, {"broken ü.jpg": "it is cut off"}, ("Something is odd.",))
+    odd = dataclasses.replace(alignment, collection=collection, warnings=("Look at this.",))
+    odd.save(tmp_path / "run")
+    found = load_alignment(tmp_path / "run")
+    assert found.collection.left_out == collection.left_out
+    assert found.collection.warnings == collection.warnings
+    assert [photo.duplicate_of for photo in found.collection] == [None, old.names[0]]
+    assert found.warnings == ("Look at this.",)
+
+
+def test_a_run_moved_together_with_its_photos_is_read(small, tmp_path):
+    shutil.copytree(small[0], tmp_path / "moved")
+    run = tmp_path / "moved" / "run" / RUN
+    facts = json.loads(run.read_text())
+    facts["photo_folder"] = str(tmp_path / "where it was")
+    run.write_text(json.dumps(facts))
+    found = load_alignment(tmp_path / "moved" / "run")
+    assert found.collection.root == tmp_path / "moved" / "photos"
+    assert_same(found, small[1])
+
+
+def test_photos_that_are_links_are_read(small, tmp_path):
+    alignment = small[1]
+    (tmp_path / "photos").mkdir()
+    photos = []
+    for photo in alignment.collection.photos:
+        link = tmp_path / "photos" / Path(photo.name).name
+        link.symlink_to(photo.path)
+        photos.append(dataclasses.replace(photo, name=link.name, path=link))
+    linked = dataclasses.replace(alignment, collection=Collection(tmp_path / "photos", tuple(photos)))
+    linked.save(tmp_path / "run")
+    assert load_alignment(tmp_path / "run").names == linked.names
+
+
+# --- overwriting
+
+
+def test_a_finished_run_is_replaced_only_when_asked(small, folder):
+    before = content(folder)
+    with pytest.raises(StorageError) as caught:
+        small[1].save(folder)
+    assert str(caught.value) == (
+        f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), go on with it "
+        "with --resume, or choose another folder with -o."
+    )
+    assert content(folder) == before
+    changed = dataclasses.replace(small[1], warnings=("new",))
+    changed.save(folder, overwrite=True)
+    assert load_alignment(folder).warnings == ("new",)
+
+
+def test_masks_of_photos_that_are_no_longer_there_are_deleted_and_other_files_are_kept(small, folder):
+    (folder / "report.html").write_text("mine")
+    (folder / "masks" / "note.txt").write_text("mine")
+    old = small[1].collection
+    photos = (old.photos[0], dataclasses.replace(old.photos[1], name="renamed.jpg"))
+    dataclasses.replace(small[1], collection=Collection(old.root, photos)).save(folder, overwrite=True)
+    assert sorted(content(folder)) == sorted(
+        [".asic3d", TENSORS, "masks/left side/b.jpg.png", "masks/renamed.jpg.png", "masks/note.txt", "report.html", RUN]
+    )
+    assert (folder / "report.html").read_text() == "mine"
+
+
+def test_a_folder_of_other_people_is_not_written_to(small, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(StorageError, match=r"holds other files, such as 'thesis\.tex'"):
+            small[1].save(tmp_path, overwrite=overwrite)
+    assert list(content(tmp_path)) == ["thesis.tex"]
+
+
+def test_a_run_that_cannot_be_read_may_be_overwritten(small, folder):
+    (folder / RUN).write_text("{")
+    small[1].save(folder, overwrite=True)
+    assert_same(load_alignment(folder), small[1])
+
+
+def test_a_hostile_old_run_makes_overwriting_delete_nothing_outside(small, folder, tmp_path):
+    victim = tmp_path / "victim.jpg.png"
+    victim.write_text("keep me")
+    change_run(folder, lambda run: run["photos"][0].update(name="../../victim.jpg"))
+    small[1].save(folder, overwrite=True)
+    assert victim.read_text() == "keep me"
+    assert_same(load_alignment(folder), small[1])
+
+
+def test_a_link_in_the_run_folder_does_not_lead_masks_elsewhere(small, folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.rmtree(folder / "masks")
+    (folder / "masks").symlink_to(elsewhere, target_is_directory=True)
+    with pytest.raises(StorageError, match="leads out of"):
+        small[1].save(folder, overwrite=True)
+    assert not content(elsewhere)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_read_only_place_is_named(small, tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StorageError, match="can't be written"):
+            small[1].save(tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+# --- a full disk: with three writes of the marker and the files, each may be the one that fails
+
+
+def full_after(count, function):
+    """The function, which says that the disk is full from its count-th call on."""
+    calls = [0]
+
+    def call(*values):
+        calls[0] += 1
+        if calls[0] > count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return function(*values)
+
+    return call
+
+
+@pytest.mark.parametrize("count", range(5))  # the marker, two masks, the tensors, run.json
+def test_a_full_disk_leaves_the_earlier_run_as_it_was(small, folder, monkeypatch, count):
+    before = content(folder)
+    changed = dataclasses.replace(small[1], warnings=("new",), confidence=small[1].confidence / 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "fsync", full_after(count, os.fsync))
+        with pytest.raises(StorageError, match=r"^The disk is full: '.*' was not written, and what was there before"):
+            changed.save(folder, overwrite=True)
+    assert content(folder) == before
+    assert_same(load_alignment(folder), small[1])
+    changed.save(folder, overwrite=True)
+    assert load_alignment(folder).warnings == ("new",)
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_a_full_disk_leaves_no_half_run(small, tmp_path, monkeypatch, count):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(storage.os, "fsync", full_after(count, os.fsync))
+    with pytest.raises(StorageError, match=r"^The disk is full"):
+        small[1].save(folder)
+    assert list(content(folder)) == [".asic3d"] * (count > 0)
+    with pytest.raises(StorageError):
+        load_alignment(folder)
+
+
+# --- what is not a run
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(StorageError) as caught:
+        load_alignment(tmp_path)
+    assert str(caught.value) == (
+        f"'{tmp_path}' is no run folder: it holds no run.json. Make one with 'asic3d align PHOTOS'."
+    )
+
+
+def test_a_run_that_did_not_finish(folder):
+    (folder / RUN).unlink()
+    with pytest.raises(StorageError) as caught:
+        load_alignment(folder)
+    wanted = f"The run in '{folder}' did not finish; go on with it with 'asic3d align --resume'."
+    assert str(caught.value) == wanted
+
+
+def test_a_run_of_a_newer_version(folder):
+    change_run(folder, lambda run: run.update(format_version=FORMAT_VERSION + 1))
+    with pytest.raises(StorageError) as caught:
+        load_alignment(folder)
+    assert str(caught.value) == (
+        f"'{folder / RUN}' was made by a newer asic3d (format {FORMAT_VERSION + 1}; this one reads up to "
+        f"{FORMAT_VERSION}). Update with 'pip install --upgrade asic3d'."
+    )
+
+
+# --- photos that changed
+
+
+def test_a_photo_that_is_gone(small, tmp_path):
+    shutil.copytree(small[0], tmp_path / "moved")
+    at_home(tmp_path / "moved" / "run", tmp_path / "moved" / "photos")
+    gone = tmp_path / "moved" / "photos" / "left side" / "b.jpg"
+    gone.unlink()
+    with pytest.raises(CollectionError) as caught:
+        load_alignment(tmp_path / "moved" / "run")
+    assert str(caught.value) == (
+        f"The photo 'left side/b.jpg' of this run is gone: there is no file '{gone}'. Put it back, or align again."
+    )
+
+
+@pytest.mark.parametrize("how", ["other picture", "other bytes"])
+def test_a_photo_that_changed(small, tmp_path, how):
+    shutil.copytree(small[0], tmp_path / "moved")
+    at_home(tmp_path / "moved" / "run", tmp_path / "moved" / "photos")
+    photo = tmp_path / "moved" / "photos" / "left side" / "b.jpg"
+    if how == "other picture":
+        Image.new("RGB", (50, 40), "red").save(photo)
+    else:
+        photo.write_bytes(photo.read_bytes() + b"\0")
+    with pytest.raises(CollectionError) as caught:
+        load_alignment(tmp_path / "moved" / "run")
+    wanted = "The photo 'left side/b.jpg' has changed since this run; align again with --overwrite."
+    assert str(caught.value) == wanted
+
+
+def test_a_photo_that_is_no_photo_any_more(small, tmp_path):
+    shutil.copytree(small[0], tmp_path / "moved")
+    at_home(tmp_path / "moved" / "run", tmp_path / "moved" / "photos")
+    (tmp_path / "moved" / "photos" / "left side" / "b.jpg").write_text("hello")
+    with pytest.raises(CollectionError, match=r"b\.jpg"):
+        load_alignment(tmp_path / "moved" / "run")
+
+
+def at_home(folder, photos):
+    change_run(folder, lambda run: run.update(photo_folder=str(photos)))
+
+
+# --- damaged and hostile files
+
+
+def change_run(folder: Path, change) -> None:
+    run = json.loads((folder / RUN).read_text())
+    change(run)
+    (folder / RUN).write_text(json.dumps(run))
+
+
+def change_tensors(folder: Path, **changes) -> None:
+    """Replaces tensors (None: leaves them out), and makes run.json agree with the new file."""
+    from safetensors.torch import load
+
+    tensors = load((folder / TENSORS).read_bytes())
+    tensors = {name: changes[name](tensors[name]) if name in changes else tensors[name] for name in tensors}
+    data = safetensors_bytes({name: tensor for name, tensor in tensors.items() if tensor is not None})
+    (folder / TENSORS).write_bytes(data)
+    change_run(folder, lambda run: run.update(tensors_sha256=hashlib.sha256(data).hexdigest()))
+
+
+def test_a_run_whose_tensors_were_written_anew_is_read(folder, small):
+    change_tensors(folder)  # what the tests below do, without a damage
+    assert_same(load_alignment(folder), small[1])
+
+
+NAMES = [
+    "descriptors",
+    "canonical",
+    "foreground",
+    "valid",
+    "features",
+    "confidence",
+    "projection",
+    "mean",
+    "classifier",
+    "centre0",
+    "mask0",
+    "mask1",
+]
+
+
+def other_dtype(tensor):
+    return tensor.int() if tensor.is_floating_point() else tensor.float()
+
+
+def shorter(tensor):
+    return tensor[:-1].contiguous()
+
+
+def one_more_axis(tensor):
+    return tensor[None]
+
+
+def a_single_number(tensor):
+    return tensor.flatten()[0]
+
+
+def left_out(_):
+    return None
+
+
+def not_finite(tensor):
+    tensor = tensor.clone()
+    tensor.view(-1)[3] = math.nan
+    return tensor
+
+
+DAMAGES = [other_dtype, shorter, one_more_axis, a_single_number, left_out, not_finite]
+
+
+NOT_HARMFUL = [(other, shorter) for other in ("mask0", "mask1", "centre0")]  # of any length, for this reader
+IMPOSSIBLE = [(other, not_finite) for other in ("valid", "mask0", "mask1")]  # there is no such value
+HARMFUL = [(n, d) for n in NAMES for d in DAMAGES if (n, d) not in NOT_HARMFUL + IMPOSSIBLE]
+
+
+@pytest.mark.parametrize(("name", "damage"), HARMFUL, ids=lambda part: getattr(part, "__name__", part))
+def test_a_tensor_that_does_not_fit_is_refused(folder, name, damage):
+    change_tensors(folder, **{name: damage})
+    with pytest.raises(StorageError):
+        load_alignment(folder)
+
+
+def test_an_empty_mask_is_refused(folder):
+    change_tensors(folder, mask0=lambda mask: mask[:0])
+    with pytest.raises(StorageError, match="does not fit together"):
+        load_alignment(folder)
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_a_truncated_tensor_file_is_refused(folder, share):
+    data = (folder / TENSORS).read_bytes()
+    (folder / TENSORS).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(StorageError, match=f"{TENSORS}' is damaged: it is cut off, or not a safetensors file"):
+        load_alignment(folder)
+
+
+def test_a_missing_tensor_file_is_named(folder):
+    (folder / TENSORS).unlink()
+    with pytest.raises(StorageError) as caught:
+        load_alignment(folder)
+    assert str(caught.value) == f"There is no file '{folder / TENSORS}'."
+
+
+def test_a_tensor_file_of_another_run_is_not_mixed_with_this_one(folder):
+    data = bytearray((folder / TENSORS).read_bytes())
+    data[-1] ^= 1
+    (folder / TENSORS).write_bytes(data)
+    with pytest.raises(StorageError) as caught:
+        load_alignment(folder)
+    assert str(caught.value) == (
+        f"The run in '{folder}' is damaged: 'alignment.safetensors' is not the file that was saved with it. "
+        "Align the photos again with --overwrite."
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"run"', "{}", "\x00", '{"a": NaN}', "[" * 100_000])
+def test_a_run_file_that_is_no_run_is_refused(folder, text):
+    (folder / RUN).write_text(text)
     with pytest.raises(StorageError, match="is damaged"):
-        asic3d.load_alignment(run)
-    changed = bytearray(content)
-    changed[-1] ^= 1
-    tensors.write_bytes(bytes(changed))
-    with pytest.raises(StorageError, match="is damaged"):
-        asic3d.load_alignment(run)
+        load_alignment(folder)
 
 
-def _change(run: Path, **values) -> None:
-    facts = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**facts, **values}))
+@pytest.mark.parametrize("name", ["../photo_01.jpg", "/etc/passwd", "a/../../b.jpg", "..", "", ".", "\0", "a\0b.jpg"])
+def test_a_photo_name_that_leads_out_of_the_folder_is_refused(folder, name):
+    change_run(folder, lambda run: run["photos"][0].update(name=name))
+    with pytest.raises(StorageError, match="is not that of a file in"):
+        load_alignment(folder)
 
 
-def test_a_newer_format_is_refused(run):
-    _change(run, format_version=999)
-    with pytest.raises(StorageError, match="made by a newer asic3d"):
-        asic3d.load_alignment(run)
+def test_a_mask_is_not_read_from_outside_the_run(folder, small):
+    path = str(small[1].collection.photos[0].path)
+    change_run(folder, lambda run: run["photos"][0].update(name="../../a.jpg", path=path, mask_given=True))
+    with pytest.raises(StorageError, match="is not that of a file in"):
+        load_alignment(folder)
 
 
-@pytest.mark.parametrize("other", [None, 7, -1, "x", [], {}, [1], {"a": "b"}, True, 1e300])
-def test_other_types_in_run_json_are_refused_in_a_sentence(run, other):
-    original = (run / "run.json").read_text()
-    refused = 0
-    for key in json.loads(original):
-        _change(run, **{key: other})
-        try:
-            asic3d.load_alignment(run)
-        except Asic3dError as error:
-            refused += 1
-            assert str(error).endswith(".")
-        (run / "run.json").write_text(original)
-    assert refused >= 5
-
-
-def test_a_photo_name_that_climbs_out_is_refused(run):
-    photos = json.loads((run / "run.json").read_text())["photos"]
-    photos[0]["name"] = "../../outside.jpg"
-    _change(run, photos=photos)
-    with pytest.raises(Asic3dError, match=r"outside\.jpg"):
-        asic3d.load_alignment(run)
-
-
-def test_photos_that_changed_or_went_are_named(saved, tmp_path):
-    shutil.copytree(saved[0], tmp_path / "moved")
-    run, name = tmp_path / "moved" / "run", saved[1].names[0]
-    _change(run, photo_folder=str(tmp_path / "moved" / "images"))
-    photo = tmp_path / "moved" / "images" / name
-    content = photo.read_bytes()
-    photo.write_bytes((photo.parent / saved[1].names[1]).read_bytes())
-    with pytest.raises(CollectionError, match="has changed since this run"):
-        asic3d.load_alignment(run)
-    photo.unlink()
+def test_another_file_in_place_of_a_photo_is_refused(folder):
+    change_run(folder, lambda run: run["photos"][0].update(path="/dev/null"))
     with pytest.raises(CollectionError, match="is gone"):
-        asic3d.load_alignment(run)
-    photo.write_bytes(content)
-    assert asic3d.load_alignment(run).names == saved[1].names
+        load_alignment(folder)
 
 
-def test_an_added_photo_lands_where_a_full_fit_puts_it(saved, tmp_path):
-    root, full = saved
-    last = full.names[-1]
-    for name in full.names[:-1]:
-        shutil.copy(root / "images" / name, tmp_path / name)
-    fewer = asic3d.align(asic3d.load_collection(tmp_path), full.config)
-    added = fewer.add(root / "images" / last)
-    assert torch.equal(added.canonical[:-1], fewer.canonical)
-    inside = np.argwhere(full.mask(last) > 127)[::40, ::-1]
-    by_fit = full.transfer(inside, source=last, target=full.names[0]).points
-    by_adding = added.transfer(inside, source=last, target=full.names[0]).points
-    assert float((by_fit - by_adding).norm(dim=1).median()) < 8  # of 160 pixels: two thirds of two cells
-    with pytest.raises(CollectionError, match="already"):
-        added.add(root / "images" / last)
+def test_a_photo_listed_twice_is_refused(folder):
+    change_run(folder, lambda run: run["photos"].__setitem__(1, run["photos"][0]))
+    with pytest.raises(StorageError, match="it lists a photo twice"):
+        load_alignment(folder)
+
+
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    0.5,
+    1e300,
+    10**400,
+    "",
+    "text",
+    "../../x",
+    "/",
+    "\0",
+    "\ud800",
+    "x" * 5000,
+    [],
+    [1],
+    [[]],
+    {},
+    {"a": 1},
+    {"name": {}},
+]
+
+
+def places(value, before=()):
+    """Every key and index inside a JSON value, from the outside in."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*before, key)
+        yield from places(inner, (*before, key))
+
+
+def replaced(run, place, value):
+    changed = copy.deepcopy(run)
+    holder = changed
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    return changed
+
+
+def read_or_refuse(folder, run) -> str:
+    (folder / RUN).write_text(json.dumps(run))
+    try:
+        found = load_alignment(folder)
+    except (StorageError, CollectionError) as error:
+        assert str(error).endswith("."), str(error)
+        return "refused"
+    answer = found.transfer([[10, 20]], source=found.names[0], target=found.names[1])
+    assert bool(answer.points.isfinite().all())
+    return "read"
+
+
+def test_any_value_of_any_other_kind_is_read_or_refused_in_a_sentence(folder):
+    run = json.loads((folder / RUN).read_text())
+    outcomes = {}
+    for place in places(run):
+        for number, value in enumerate(VALUES):
+            outcomes[place, number] = read_or_refuse(folder, replaced(run, place, value))
+    assert len(outcomes) > 1000
+    for key in ("config", "photos", "grid", "taps", "tensors_sha256", "format_version", "quality", "backbone"):
+        assert outcomes[(key,), VALUES.index([])] == "refused", key
+    assert outcomes[("versions",), VALUES.index([])] == "read"  # nothing is made of it
+
+
+@pytest.mark.parametrize("number", range(len(VALUES)))
+def test_two_wrong_photo_folders_are_refused_in_a_sentence(folder, number):
+    run = json.loads((folder / RUN).read_text())
+    for first in ("/nowhere", "x" * 5000, "\0"):
+        assert read_or_refuse(folder, {**run, "photo_folder": first, "photo_folder_from_here": VALUES[number]}) == (
+            "refused"
+        )
+
+
+def test_any_entry_that_is_missing_is_read_or_refused_in_a_sentence(folder):
+    run = json.loads((folder / RUN).read_text())
+    outcomes = {}
+    for place in places(run):
+        changed = copy.deepcopy(run)
+        holder = changed
+        for key in place[:-1]:
+            holder = holder[key]
+        del holder[place[-1]]
+        outcomes[place] = read_or_refuse(folder, changed)
+    for key in ("config", "photos", "grid", "taps", "tensors_sha256", "format_version", "quality", "backbone"):
+        assert outcomes[key,] == "refused", key
+    assert outcomes["config", "seed"] == "read"  # older runs lack newer settings
