@@ -236,7 +236,7 @@ def _main_pieces(mask: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """Leaves out pieces that are much less likely than the main one, or tiny: (h, w) float32."""
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     area = stats[:, cv2.CC_STAT_AREA].astype(float)
-    mean = np.bincount(pieces.ravel(), weights=prior.ravel(), minlength=count) / area
+    mean = np.bincount(pieces.ravel(), weights=prior.ravel(), minlength=count) / area.clip(1)  # no background: 0 / 1
     area[0] = 0  # the background
     main = mean[(area * mean).argmax()]
     return ((mean >= 0.8 * main) & (area > 0.01 * area.max()))[pieces].astype(np.float32)

@@ -211,6 +211,15 @@ def test_a_piece_of_the_objects_colour_far_from_it_is_left_out(disc):
     assert not found[4:30, 4:30].any()
 
 
+def test_an_object_that_fills_the_photo_is_kept_whole(disc):
+    photo, _ = disc
+    pixels = np.random.default_rng(0).integers(0, 256, photo.pixels.shape, np.uint8)
+    cells = torch.full((GRID, GRID), 0.7)
+    cells[10, 5:10] = 0.5  # not likely, not ruled out: GrabCut takes it for object, because it looks like the rest
+    found = sharpen(dataclasses.replace(photo, pixels=pixels), cells, 160)
+    assert (found == 1).mean() > 0.9
+
+
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_photo_whose_cells_are_all_alike_keeps_its_probability(disc, value):
     photo, _ = disc
