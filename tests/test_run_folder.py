@@ -218,28 +218,29 @@ def test_a_link_in_the_run_folder_does_not_lead_masks_elsewhere(small, folder, t
     assert not content(elsewhere)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_read_only_place_is_named(small, tmp_path):
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(StorageError, match="can't be written"):
-            small[1].save(tmp_path / "run")
-    finally:
-        tmp_path.chmod(0o700)
+def test_a_place_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(StorageError, match=r"file' is a file\.|can't be written"):
+            small[1].save(folder)
+    monkeypatch.setattr(Path, "mkdir", full_after(0, Path.mkdir, errno.EROFS))  # permissions do not stop a superuser
+    with pytest.raises(StorageError, match=r"run' can't be written \(Read-only file system\)"):
+        small[1].save(tmp_path / "run")
+    assert list(content(tmp_path)) == ["file"]
 
 
-# --- a full disk: with three writes of the marker and the files, each may be the one that fails
+# --- a full disk: each write, of the marker and of the files, may be the one that fails
 
 
-def full_after(count, function):
-    """The function, which says that the disk is full from its count-th call on."""
+def full_after(count, function, number=errno.ENOSPC):
+    """The function, which fails after ``count`` calls, because the disk is full or for another reason."""
     calls = [0]
 
-    def call(*values):
+    def call(*values, **options):
         calls[0] += 1
         if calls[0] > count:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return function(*values)
+            raise OSError(number, os.strerror(number))
+        return function(*values, **options)
 
     return call
 
