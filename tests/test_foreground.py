@@ -15,6 +15,7 @@ from asic3d.config import AlignmentConfig, Progress
 from asic3d.coordinates import normalised_to_grid, photo_cells, pixels_to_normalised
 from asic3d.features import FeatureMaps, extract_features
 from asic3d.foreground import (
+    _agreement,
     cells_to_photo,
     classify,
     find_foreground,
@@ -97,6 +98,15 @@ def test_the_classifier_knows_the_object_in_photos_it_has_not_seen(toy, maps):
     covered = mask_cells(toy.truth.photos[count].mask.astype(np.float32), len(probability))
     assert probability[covered > 0.9].mean() > 0.6
     assert probability[(covered == 0) & maps.valid[count]].mean() < 0.3
+
+
+def test_what_is_said_of_a_photo_does_not_come_from_its_own_mask(toy, maps):
+    coverage = torch.stack([mask_cells(photo.mask.astype(np.float32), maps.grid) for photo in toy.truth.photos])
+    other = coverage.clone()
+    other[0] = 1 - other[0]
+    one, changed = (_agreement(maps, values)[0] for values in (coverage, other))
+    torch.testing.assert_close(one[0], changed[0], atol=1e-3, rtol=0)
+    assert (one[1] - changed[1]).abs().max() > 0.1
 
 
 def test_classify_is_a_logistic_of_a_linear_score_on_the_photo():

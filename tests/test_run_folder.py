@@ -329,6 +329,12 @@ def test_a_photo_that_changed(small, tmp_path, how):
     assert str(caught.value) == wanted
 
 
+def test_a_size_that_is_not_the_photos_is_refused(folder):
+    change_run(folder, lambda run: run["photos"][1].update(size=[64, 48]))
+    with pytest.raises(CollectionError, match="has changed since this run"):
+        load_alignment(folder)
+
+
 def test_a_photo_that_is_no_photo_any_more(small, tmp_path):
     shutil.copytree(small[0], tmp_path / "moved")
     at_home(tmp_path / "moved" / "run", tmp_path / "moved" / "photos")
