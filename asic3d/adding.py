@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asic3d.backbones import load_backbone
-from asic3d.best_buddies import BestBuddies, Cells, find_best_buddies, pack_cells, propagate
+from asic3d.best_buddies import Cells, find_best_buddies, pack_cells, propagate
 from asic3d.canonical import AFFINE_SCALES, affine_map, place_affine, place_spline, start_affine
 from asic3d.collection import Collection, Photo, load_photo
 from asic3d.coordinates import photo_cells
-from asic3d.correspondences import CanonicalSpace, cell_confidence
+from asic3d.correspondences import CanonicalSpace, as_stored, cell_confidence
 from asic3d.errors import AlignmentError, CollectionError
 from asic3d.features import describe, extract_photo
-from asic3d.fitting import OBJECT
+from asic3d.fitting import OBJECT, match_weights, object_cells
 from asic3d.foreground import classify, mask_cells, quantised, sharpen
 from asic3d.photo_folder import shown
 
@@ -45,21 +45,20 @@ def add_photo(alignment: "Alignment", photo: str | Path | Photo) -> "Alignment":
         descriptors = F.normalize(
             (features.flatten(0, 1) - alignment.placing.mean) @ alignment.placing.projection, dim=1
         )
-        canonical = _place(alignment, descriptors, probability, valid)
+        newest = len(space.descriptors)
+        pairs = torch.stack([torch.arange(newest), torch.full((newest,), newest)], 1).to(space.valid.device)
+        likely = torch.cat([alignment.foreground, probability[None]])
+        cells = pack_cells(object_cells(likely, torch.cat([space.valid, valid.flatten()[None]]).reshape(likely.shape)))
+        canonical = _place(alignment, descriptors, probability * valid, likely.flatten(1), cells, pairs)
         everyone = CanonicalSpace(
             descriptors=torch.cat([space.descriptors, descriptors[None]]),
             canonical=torch.cat([space.canonical, canonical[None]]),
-            foreground=torch.cat([space.foreground, probability.flatten()[None]]),
+            foreground=likely.flatten(1),
             valid=torch.cat([space.valid, valid.flatten()[None]]),
             prior=space.prior,
         )
-        newest = len(space.descriptors)
-        pairs = torch.stack([torch.arange(newest), torch.full((newest,), newest)], 1).to(space.valid.device)
-        cells = _cells(everyone)
         shared = propagate(everyone.descriptors, cells, pairs, everyone.canonical, config.sharing_prior)[newest]
-        everyone = dataclasses.replace(
-            everyone, descriptors=torch.cat([space.descriptors, shared.half().float()[None]])
-        )
+        everyone = dataclasses.replace(everyone, descriptors=torch.cat([space.descriptors, as_stored(shared)[None]]))
         confidence = cell_confidence(everyone, cells, pairs)[0][newest]
     grid = space.grid
     collection = alignment.collection
@@ -67,7 +66,7 @@ def add_photo(alignment: "Alignment", photo: str | Path | Photo) -> "Alignment":
         alignment,
         collection=Collection(collection.root, (*collection.photos, photo), collection.left_out, collection.warnings),
         space=everyone,
-        features=torch.cat([alignment.features, features.flatten(0, 1).half().float()[None]]),
+        features=torch.cat([alignment.features, as_stored(features.flatten(0, 1))[None]]),
         confidence=torch.cat([alignment.confidence, confidence.reshape(1, grid, grid)]),
         masks=(*alignment.masks, quantised(mask)),
         timings={**alignment.timings, "adding": alignment.timings.get("adding", 0.0) + time.perf_counter() - started},
@@ -94,47 +93,35 @@ def _object(alignment: "Alignment", photo: Photo, features: Tensor, valid: Tenso
     return probability, sharpen(photo, probability, alignment.config.sharpening)
 
 
-def _cells(space: CanonicalSpace) -> Cells:
-    likely = space.foreground > torch.clamp(space.foreground.amax(1, keepdim=True) / 2, max=OBJECT)
-    return pack_cells((likely & space.valid).reshape(len(likely), space.grid, space.grid))
-
-
-def _place(alignment: "Alignment", descriptors: Tensor, probability: Tensor, valid: Tensor) -> Tensor:
+def _place(
+    alignment: "Alignment", descriptors: Tensor, probability: Tensor, objects: Tensor, cells: Cells, pairs: Tensor
+) -> Tensor:
     """(G * G, 2) float32 canonical coordinates of the new photo's cells."""
     config, space = alignment.config, alignment.space
-    newest = len(space.descriptors)
     both = torch.cat([space.descriptors, descriptors[None]])
-    objects = torch.cat([space.foreground, probability.flatten()[None]])
-    everyone = CanonicalSpace(both, space.canonical, objects, torch.cat([space.valid, valid.flatten()[None]]), 0.0)
-    cells = _cells(everyone)
-    pairs = torch.stack([torch.arange(newest), torch.full((newest,), newest)], 1).to(valid.device)
-    start = start_affine((probability * valid)[None])[0]
+    start = start_affine(probability[None])[0]
     affine, canonical = start, None
     for done in range(config.affine_rounds + config.spline_rounds):
         near = None if canonical is None else torch.cat([space.canonical, canonical[None].float()])
         buddies = find_best_buddies(both, cells, pairs, near, config.match_prior)
         if len(buddies) < 3:
             raise AlignmentError("Nothing in the new photo can be matched with the others; is it the same object?")
-        weight = _weigh(buddies, objects, config.similarity_power)
+        weight = match_weights(buddies, objects, config.similarity_power)
         targets = space.canonical[buddies.first, buddies.first_cell].double()
         if done < config.affine_rounds:
             scales = AFFINE_SCALES[min(done, 1)]
             affine = place_affine(buddies.second_cell, targets, weight, start, affine, space.grid, scales)
             canonical = affine_map(affine[None], space.grid)[0]
         else:
+            base = affine_map(affine[None], space.grid)[0]
             canonical = place_spline(
                 buddies.second_cell,
                 targets,
                 weight,
-                affine_map(affine[None], space.grid)[0],
-                affine_map(affine[None], space.grid)[0] if canonical is None else canonical,
+                base,
+                base if canonical is None else canonical,
                 control_points=config.control_points,
                 bending=config.bending,
             )
     assert canonical is not None, "there is at least one affine round"
     return canonical.float()
-
-
-def _weigh(buddies: BestBuddies, objects: Tensor, power: float) -> Tensor:
-    both = objects[buddies.first, buddies.first_cell] * objects[buddies.second, buddies.second_cell]
-    return buddies.similarity.double().clamp(min=1e-3) ** power * both.double()

@@ -20,6 +20,7 @@ from asic3d.correspondences import (
     CanonicalSpace,
     Correspondences,
     DenseMap,
+    as_stored,
     cell_confidence,
     dense,
     nearest_neighbour_space,
@@ -32,6 +33,9 @@ from asic3d.foreground import Foreground, find_foreground, full_mask
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+OUTLIER = 0.4
+"""A photo whose fit is below this share of the usual one does not belong to the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +255,7 @@ def align(
             fit = fit_canonical(maps, foreground.recurring, config, checkpoint=place, progress=progress)
         with _timed(seconds, "confidence"):
             space = CanonicalSpace(
-                descriptors=_stored(fit.descriptors),
+                descriptors=as_stored(fit.descriptors),
                 canonical=fit.canonical,
                 foreground=foreground.probability.flatten(1),
                 valid=maps.valid.flatten(1),
@@ -264,7 +268,7 @@ def align(
         collection=collection,
         config=config,
         space=space,
-        features=_stored(maps.features.flatten(1, 2)),
+        features=as_stored(maps.features.flatten(1, 2)),
         confidence=confidence.reshape(maps.valid.shape),
         masks=foreground.masks,
         placing=Placing(maps.centres, fit.projection, fit.mean, foreground.classifier, config.weights),
@@ -311,11 +315,6 @@ def _as_points(points: Any) -> Tensor:
     if not np.isfinite(array).all():
         raise AlignmentError("Points must be finite numbers; some are NaN or infinite.")
     return torch.from_numpy(array.copy())
-
-
-def _stored(values: Tensor) -> Tensor:
-    """Rounded as the file stores it, so that a loaded alignment answers exactly as the one that was saved."""
-    return values.half().float()
 
 
 @contextmanager
@@ -368,5 +367,5 @@ def _warnings(collection: Collection, foreground: Foreground, confidence: Tensor
     fits = photo_fits(confidence, objects)
     usual = float(fits.median())
     for name, fit in zip(names, fits.tolist(), strict=True):
-        if fit < 0.4 * usual and len(names) > 2:
+        if fit < OUTLIER * usual and len(names) > 2:
             yield f"'{name}' hardly fits the others (confidence {fit:.2f}, usual {usual:.2f}): is it the same object?"

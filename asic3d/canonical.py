@@ -19,7 +19,6 @@ AFFINE_SCALES = ((0.6, 0.45, 0.3, 0.2, 0.15), (0.3, 0.2, 0.15))
 SPLINE_SCALES = (0.2, 0.15)
 _AFFINE_STEPS = 3  # solves at each scale
 _AFFINE_RIDGE = 0.02
-_SPLINE_STEPS = 1
 _SPLINE_RIDGE = 0.01
 
 
@@ -124,6 +123,12 @@ def bending_energy(control_points: int) -> Tensor:
     return torch.kron(identity, curve) + torch.kron(curve, identity) + 2 * torch.kron(slope, slope)
 
 
+def _stiffness(control_points: int, bending: float, device: torch.device) -> Tensor:
+    """(n * n, n * n) float64: what pulls on the control points, ``bending K + 0.01 I``."""
+    identity = torch.eye(control_points**2, dtype=torch.float64, device=device)
+    return bending * bending_energy(control_points).to(device) + _SPLINE_RIDGE * identity
+
+
 def fit_spline(
     buddies: BestBuddies,
     weight: Tensor,
@@ -153,15 +158,13 @@ def fit_spline(
     """
     count, size = len(affine), control_points**2
     basis = spline_basis(grid, control_points).to(affine.device)
-    stiffness = bending * bending_energy(control_points).to(affine.device) + _SPLINE_RIDGE * torch.eye(
-        size, dtype=torch.float64, device=affine.device
-    )
+    stiffness = _stiffness(control_points, bending, affine.device)
     i, j, p, q = buddies.first, buddies.second, buddies.first_cell, buddies.second_cell
     offset = affine[i, p] - affine[j, q]
     ends = torch.cat([i * len(basis) + p, j * len(basis) + q])  # each match's cells in the row of all photos' cells
     pairs = [(*divmod(pair, count), rows, basis[p[rows]], basis[q[rows]]) for pair, rows in _runs(i * count + j)]
     canonical = start
-    for scale in [scale for scale in SPLINE_SCALES for _ in range(_SPLINE_STEPS)]:
+    for scale in SPLINE_SCALES:
         w = weight * robust_weight(((canonical[i, p] - canonical[j, q]) ** 2).sum(1), scale)
         pulls = torch.cat([w[:, None], -w[:, None] * offset], 1)
         pulls = torch.cat([pulls, pulls * pulls.new_tensor([1.0, -1.0, -1.0])])
@@ -239,11 +242,9 @@ def place_spline(
     """
     size = control_points**2
     basis = spline_basis(round(len(affine) ** 0.5), control_points).to(affine.device)
-    stiffness = bending * bending_energy(control_points).to(affine.device) + _SPLINE_RIDGE * torch.eye(
-        size, dtype=torch.float64, device=affine.device
-    )
+    stiffness = _stiffness(control_points, bending, affine.device)
     canonical, at = start, basis[cells]
-    for scale in [scale for scale in SPLINE_SCALES for _ in range(_SPLINE_STEPS)]:
+    for scale in SPLINE_SCALES:
         w = weight * robust_weight(((canonical[cells] - targets) ** 2).sum(1), scale)
         system = (at.T * w) @ at + stiffness * (2 * w.sum() / size + 1e-12)
         canonical = affine + basis @ torch.linalg.solve(system, (at.T * w) @ (targets - affine[cells]))

@@ -2,22 +2,19 @@
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from asic3d.config import Progress, ProgressCallback
 from asic3d.decoding import Decoded, UnreadableError, decode, decode_mask, quiet_pillow
 from asic3d.errors import CollectionError, CollectionWarning
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
 from asic3d.storage import sha256_of
-
-if TYPE_CHECKING:
-    from asic3d.config import Progress
 
 WORKING_SIDE = 1024
 """Longer side of :attr:`Photo.pixels` at most, pixels."""
@@ -145,7 +142,7 @@ def load_collection(
     *,
     masks: str | Path | None = None,
     strict: bool = False,
-    progress: "Callable[[Progress], None] | None" = None,
+    progress: ProgressCallback | None = None,
 ) -> Collection:
     """Loads all photos of a folder and its sub-folders.
 
@@ -216,7 +213,7 @@ def _folder(folder: str | Path, content: str) -> Path:
 
 
 def _load_all(
-    files: dict[str, Path], mask_of: dict[str, Path], progress: "Callable[[Progress], None] | None"
+    files: dict[str, Path], mask_of: dict[str, Path], progress: ProgressCallback | None
 ) -> tuple[list[Photo], dict[str, str]]:
     """Loads photos two at a time: those that can be used, and name -> reason for the others."""
     photos: dict[str, Photo] = {}  # by hash, the first of each content
@@ -233,8 +230,6 @@ def _load_all(
                 except UnreadableError as error:
                     left_out[name] = str(error)
                 if progress is not None:
-                    from asic3d.config import Progress
-
                     progress(Progress("photos", done, len(files)))
         except BaseException:  # Ctrl-C or a wrong mask: what has not begun is not waited for
             pool.shutdown(wait=False, cancel_futures=True)

@@ -120,6 +120,11 @@ class CanonicalSpace:
         return found, torch.where(on_photo, cycle_confidence(error) * objects.clamp(0, 1).sqrt(), 0.0), error
 
 
+def as_stored(values: Tensor) -> Tensor:
+    """Rounded as the run folder stores it, so that a loaded alignment answers exactly as the one that was saved."""
+    return values.half().float()
+
+
 def photo_limits(valid: Tensor) -> Tensor:
     """(2,) float32: how far a photo reaches in x and y, normalised, from its (G, G) valid cells."""
     grid = len(valid)

@@ -1,6 +1,6 @@
 """Feature maps of a collection: what the frozen backbone sees, brought to one grid per photo."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asic3d.backbones import Backbone
 from asic3d.collection import Collection, Photo
-from asic3d.config import AlignmentConfig
+from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.coordinates import photo_cells
 from asic3d.errors import StorageError
 from asic3d.storage import read_safetensors, write_safetensors
@@ -73,7 +73,7 @@ def extract_features(
     config: AlignmentConfig,
     *,
     cache: Path | None = None,
-    progress: "Callable[..., None] | None" = None,
+    progress: ProgressCallback | None = None,
 ) -> FeatureMaps:
     """Describes every grid cell of every photo.
 
@@ -110,10 +110,8 @@ def extract_features(
     )
 
 
-def _report(progress: "Callable[..., None] | None", done: int, total: int) -> None:
+def _report(progress: ProgressCallback | None, done: int, total: int) -> None:
     if progress is not None:
-        from asic3d.config import Progress
-
         progress(Progress("features", done, total))
 
 

@@ -152,7 +152,7 @@ class _Problem:
     def of(maps: FeatureMaps, recurring: Tensor, config: AlignmentConfig) -> "_Problem":
         axes, mean = maps.principal_axes(config.channels)
         descriptors = F.normalize((maps.features.flatten(1, 2) - mean) @ axes, dim=2)
-        usable = maps.valid & (recurring > torch.clamp(recurring.amax((1, 2), keepdim=True) / 2, max=OBJECT))
+        usable = object_cells(recurring, maps.valid)
         cells = pack_cells(usable)
         few = usable & _every_second(maps.grid, usable.device)
         few = torch.where(few.any(1).any(1)[:, None, None], few, usable)
@@ -193,17 +193,18 @@ class _Problem:
         metric = metric.to(self.descriptors)
         while done < self.total:
             buddies = self.match(done, canonical, metric)
-            weight = self.weigh(buddies)
+            weight = match_weights(buddies, self.probability, self.config.similarity_power)
             if done < self.config.affine_rounds:
                 scales = AFFINE_SCALES[min(done, 1)]
                 affine = fit_affine(buddies, weight, self.start, affine, grid, scales)
                 canonical = affine_map(affine, grid)
             else:
+                base = affine_map(affine, grid)
                 canonical = fit_spline(
                     buddies,
                     weight,
-                    affine_map(affine, grid),
-                    affine_map(affine, grid) if canonical is None else canonical,
+                    base,
+                    base if canonical is None else canonical,
                     grid=grid,
                     control_points=self.config.control_points,
                     bending=self.bending[done - self.config.affine_rounds],
@@ -237,19 +238,13 @@ class _Problem:
         prior = self.config.sharing_prior
         return propagate(descriptors, self.few, self.pairs, canonical, prior, queries=queries)
 
-    def weigh(self, buddies: BestBuddies) -> Tensor:
-        """(M,) float64: similarity to a power, times the probability that both cells are the object."""
-        objects = (
-            self.probability[buddies.first, buddies.first_cell] * self.probability[buddies.second, buddies.second_cell]
-        )
-        return buddies.similarity.double().clamp(min=1e-3) ** self.config.similarity_power * objects.double()
-
     def result(self, state: _State | None) -> Fit:
         assert state is not None, "there is at least one round"
         canonical = state.canonical.float()
         plain = self.in_metric(state.metric)
         descriptors = self.shared(plain, canonical, None)
         buddies = find_best_buddies(descriptors, self.few, self.pairs, canonical, self.config.match_prior)
+        weights = match_weights(buddies, self.probability, self.config.similarity_power)
         squared = (canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]) ** 2
         return Fit(
             projection=self.axes @ state.metric,
@@ -260,8 +255,22 @@ class _Problem:
             cells=self.cells,
             pairs=self.pairs,
             buddies=buddies,
-            weights=self.weigh(buddies) * robust_weight(squared.sum(1), 0.15).double(),
+            weights=weights * robust_weight(squared.sum(1), 0.15).double(),
         )
+
+
+def object_cells(probability: Tensor, valid: Tensor) -> Tensor:
+    """The cells that may be matched: (N, G, G) bool, from (N, G, G) probability of the object and valid cells.
+
+    A photo in which nothing is likely uses what is likeliest in it.
+    """
+    return valid & (probability > torch.clamp(probability.amax((1, 2), keepdim=True) / 2, max=OBJECT))
+
+
+def match_weights(buddies: BestBuddies, probability: Tensor, power: float) -> Tensor:
+    """(M,) float64: similarity to a power, times the probability, (N, G * G), that both cells are the object."""
+    objects = probability[buddies.first, buddies.first_cell] * probability[buddies.second, buddies.second_cell]
+    return buddies.similarity.double().clamp(min=1e-3) ** power * objects.double()
 
 
 def _every_second(grid: int, device: torch.device) -> Tensor:

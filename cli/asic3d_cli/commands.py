@@ -73,7 +73,6 @@ class RootGroup(Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command and turns what it raises into a message and an exit code."""
         console: Console = ctx.obj
-        share_processor()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # no file name, whatever it holds, may stop the output
                 stream.reconfigure(errors="backslashreplace")
@@ -96,16 +95,6 @@ class RootGroup(Group):
             # Whoever read our output has seen enough. Python flushes once more on exit: let that go nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
-
-
-def share_processor() -> None:
-    """Lets torch's idle threads sleep soon, which has to be said before torch is imported.
-
-    They spin while they wait for each other. On a processor that does something else too, that made an alignment four
-    to eight times slower; on an idle one this costs nothing that could be measured. What the user has set stays.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @contextmanager

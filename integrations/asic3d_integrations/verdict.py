@@ -19,7 +19,6 @@ CONFIDENCE_MEANING = (
 """Measured with the embedded backbone on six sets of annotated photos: 75 and 36 percent."""
 
 _PHOTO_LIMITS = (0.36, 0.2)  # at least: good, fair
-_OUTLIER = 0.4  # a photo whose fit is below this share of the usual one does not belong
 _FLAT = 8  # grey levels
 _MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {
     "confidence": (
@@ -97,16 +96,18 @@ def _level(value: float, limits: tuple[float, float]) -> str:
 
 def photo_fits(alignment: "Alignment") -> tuple[float, ...]:
     """How well each photo's object is explained by the other photos: mean confidence over its foreground, [0, 1]."""
-    weight = alignment.foreground.flatten(1)
-    fits = (alignment.confidence.flatten(1) * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
-    return tuple(fits.tolist())
+    from asic3d.alignment import photo_fits as fits
+
+    return tuple(fits(alignment.confidence.flatten(1), alignment.foreground.flatten(1)).tolist())
 
 
 def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
     """The word for each photo's fit, by itself and compared with the others."""
+    from asic3d.alignment import OUTLIER
+
     fits = photo_fits(alignment)
     usual = median(fits)
-    return tuple(POOR if fit < _OUTLIER * usual else _level(fit, _PHOTO_LIMITS) for fit in fits)
+    return tuple(POOR if fit < OUTLIER * usual else _level(fit, _PHOTO_LIMITS) for fit in fits)
 
 
 def verdict(alignment: "Alignment") -> tuple[str, str]:
