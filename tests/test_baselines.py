@@ -62,7 +62,9 @@ def test_matches_on_a_line_turn_and_scale():
     points = torch.tensor([[0.3, 0.7], [0.2, 0.0], [-1.0, -1.0]], dtype=torch.float64)
     found = moving_least_squares(points, start, start @ quarter + 0.5)
     np.testing.assert_allclose(found, points @ quarter + 0.5, atol=1e-9)
-    np.testing.assert_allclose(moving_least_squares(points, start[:2], start[:2] @ quarter), points @ quarter, atol=1e-9)
+    np.testing.assert_allclose(
+        moving_least_squares(points, start[:2], start[:2] @ quarter), points @ quarter, atol=1e-9
+    )
 
 
 def test_one_match_is_a_translation_and_none_the_identity():
