@@ -3,17 +3,27 @@
 import csv
 import json
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from asic3d.errors import CollectionError
 from asic3d_integrations.keypoint_sets import KeypointSet
 
 CATEGORY = "cat"
 CLASS = "002.Laysan_Albatross"
 FOLDER = "car(S)"
+
+
+def told(reader, root: Path, *arguments) -> str:
+    """What a reader says about a data set that it refuses."""
+    with pytest.raises(CollectionError) as caught:
+        list(reader(root, *arguments))
+    return str(caught.value)
 
 
 def photo_of(truth: KeypointSet, index: int) -> Path:
@@ -119,7 +129,7 @@ def write_pf_willow(root: Path, truth: KeypointSet, *, table: str = "", mats: bo
     points = ten_points(truth) + 1  # MATLAB counts from 1
     (root / FOLDER).mkdir(parents=True)
     for i in range(len(truth)):
-        shutil.copy(photo_of(truth, i), root / FOLDER / f"Cars_{i:03d}a.png")
+        Image.open(photo_of(truth, i)).save(root / FOLDER / f"Cars_{i:03d}a.png")
         if mats:
             savemat(root / FOLDER / f"Cars_{i:03d}a.mat", {"pts_coord": points[i].T})
     if table:
@@ -140,7 +150,9 @@ def willow_header(table: str) -> list[str]:
 def willow_row(points: np.ndarray, i: int, j: int, table: str) -> list[str]:
     photos = [f"PF-dataset/{FOLDER}/Cars_{n:03d}a.png" for n in (i, j)]
     columns = [[repr(float(v)) for v in points[n][:, axis]] for n in (i, j) for axis in (0, 1)]
-    return photos + (sum(columns, []) if table == "columns" else [";".join(column) for column in columns])
+    return (
+        [*photos, *(";".join(column) for column in columns)] if table == "semicolons" else [*photos, *chain(*columns)]
+    )
 
 
 def write_samurai(root: Path, truth: KeypointSet, place: str = "inside", name: str = "duck") -> Path:

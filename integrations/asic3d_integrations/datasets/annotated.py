@@ -117,7 +117,8 @@ def _cropped(photo: Photo, crop: Crop) -> Photo:
     pixels = crop.cut(photo.read())
     pixels.setflags(write=False)
     # Features are cached by this hash: the crop's, not the file's.
-    return replace(photo, size=(CROP_SIDE, CROP_SIDE), pixels=pixels, sha256=hashlib.sha256(pixels.tobytes()).hexdigest())
+    sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return replace(photo, size=(CROP_SIDE, CROP_SIDE), pixels=pixels, sha256=sha256)
 
 
 # ---- what readers share -------------------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ def numbers(value: Any, shape: tuple[int | None, ...], path: Path, what: str) ->
         array = np.asarray(value, np.float64)
     except (ValueError, TypeError, OverflowError):
         array = np.full(0, math.nan)
-    if value == [] and shape[0] is None:
+    if isinstance(value, list) and not value and shape[0] is None:
         array = array.reshape(0, *(length or 0 for length in shape[1:]))
     fits = array.ndim == len(shape) and all(b in (None, a) for a, b in zip(array.shape, shape, strict=True))
     if not fits:
