@@ -65,7 +65,7 @@ def categories_table(data_set: str, scores: "Sequence[CategoryScores]") -> "Grou
     from asic3d_integrations.datasets.evaluation import LENGTHS, mean_scores
     from asic3d_integrations.datasets.published import SOURCES
 
-    every = [*scores, mean_scores(scores, data_set)] if len(scores) > 1 or data_set == "samurai" else list(scores)
+    every = [*scores, mean_scores(scores, data_set)] if len(scores) > 1 else list(scores)
     annotated, published = any(score.pairs for score in every), any(score.published for score in every)
     columns = ["PCK@0.1\n(per image)", "PCK@0.05\n(per image)"] if annotated else []
     columns += [f"{k}-cycle\n(return)" if annotated else f"{k}-cycle\nreturn" for k in LENGTHS]
@@ -74,7 +74,7 @@ def categories_table(data_set: str, scores: "Sequence[CategoryScores]") -> "Grou
         if number:
             table.add_section()
         mean = number == len(scores)
-        table.add_row(f"mean of {len(scores)}" if mean else f"{score.name}, {score.photos} photos", style="bold")
+        table.add_row(f"mean of {len(scores)}" if mean else f"{score.name} ({score.photos})", style="bold")
         for method, row in score.methods.items():
             cells = [_pair(row, f"pck@{a}", f"pck@{a}_per_image") for a in (0.1, 0.05)] if annotated else []
             cells += [_cycle(row, k) if annotated else _percent(row, f"cycle{k}@0.1_return") for k in LENGTHS]
@@ -86,8 +86,9 @@ def categories_table(data_set: str, scores: "Sequence[CategoryScores]") -> "Grou
 def _categories_note(annotated: bool) -> str:
     if annotated:
         return (
-            "Percent. PCK is pooled over points, in brackets the mean over pairs of photos. Cycles are judged at every "
-            f"hop, in brackets at the return alone. {_BASELINES}, so read returns beside PCK only."
+            "Percent; behind a name the number of photos. PCK is pooled over points, in brackets the mean over pairs "
+            "of photos. Cycles are judged at every hop, in brackets at the return alone. "
+            f"{_BASELINES}, so read returns beside PCK only."
         )
     return (
         "Percent of the points on the object that come back to within a tenth of its size. Nothing says whether they "
@@ -99,8 +100,8 @@ def _table(first: str, columns: "Sequence[str]") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(first)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     return table

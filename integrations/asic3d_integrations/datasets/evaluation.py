@@ -13,7 +13,7 @@ from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d_integrations.datasets.annotated import AnnotatedCollection, Reader, load_photos
 from asic3d_integrations.datasets.cub import read_cub
 from asic3d_integrations.datasets.pf_willow import read_pf_willow
-from asic3d_integrations.datasets.published import MEAN, SOURCES, published_figures
+from asic3d_integrations.datasets.published import MEAN, SOURCES, published_figures, published_mean
 from asic3d_integrations.datasets.samurai import read_samurai
 from asic3d_integrations.datasets.spair import read_spair
 from asic3d_integrations.keypoint_sets import named_transfer
@@ -128,7 +128,7 @@ def mean_scores(scores: Sequence[CategoryScores], data_set: str = "") -> Categor
         photos=sum(score.photos for score in scores),
         pairs=sum(score.pairs for score in scores),
         methods=methods,
-        published=published_figures(data_set, MEAN),
+        published=published_mean(data_set, len(scores)),
         backbone=scores[0].backbone,
     )
 

@@ -21,12 +21,16 @@ _PERCENT: dict[str, dict[str, tuple[float, ...]]] = {
 }
 
 
+_AVERAGED = {"spair": 18, "cub": 3}
+"""Data set -> over how many categories the published mean is."""
+
+
 def published_figures(data_set: str, category: str) -> dict[str, float]:
-    """ASIC's figures in [0, 1] by their names here; empty where none are known.
+    """ASIC's figures of a category in [0, 1] by their names here; empty where none are known.
 
     Args:
         data_set: "spair", "cub", "pf-willow" or "samurai".
-        category: its name, or MEAN for the mean of all (of CUB: of three classes).
+        category: its name.
 
     Example:
         >>> published_figures("spair", "cat")
@@ -34,3 +38,8 @@ def published_figures(data_set: str, category: str) -> dict[str, float]:
     """
     percent = _PERCENT.get(data_set, {}).get(category, ())
     return {name: round(value / 100, 6) for name, value in zip(_NAMES, percent, strict=False)}
+
+
+def published_mean(data_set: str, categories: int) -> dict[str, float]:
+    """ASIC's mean over categories; empty where it is over another number of them, and so can't be compared."""
+    return published_figures(data_set, MEAN) if _AVERAGED.get(data_set) == categories else {}
