@@ -84,6 +84,12 @@ def test_points_in_chunks_are_the_same(monkeypatch):
     np.testing.assert_allclose(moving_least_squares(points, start, end), whole, atol=1e-12)
 
 
+def test_the_device_of_the_points_is_kept():
+    points, matches = torch.zeros(4, 2, device="meta"), torch.zeros(6, 2, device="meta")
+    found = moving_least_squares(points, matches, matches)
+    assert (found.device.type, found.shape, found.dtype) == ("meta", (4, 2), torch.float64)
+
+
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """Photos of a disc whose features say where on it a cell lies."""

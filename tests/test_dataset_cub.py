@@ -91,6 +91,12 @@ def test_a_class_of_one_photo_is_refused(cub):
     )
 
 
+def test_all_classes_are_those_of_two_photos(cub, tmp_path, truth):
+    assert [birds.name for birds in read_cub(cub)] == [mini.CLASS]
+    none = mini.write_cub(tmp_path / "none", truth, training=(0, 1, 2))
+    assert f"no class in '{none}' has two test photos;" in told(read_cub, none)
+
+
 def test_cub_that_is_not_there_or_half(cub):
     (cub / "images" / mini.CLASS / "Laysan_2.jpg").unlink()
     assert told(read_cub, cub, ["2"]) == (

@@ -173,6 +173,16 @@ def test_a_table_with_published_figures_fits_a_page(tmp_path, truth, planted_ali
     assert "from the repository of ASIC" in result.stdout
 
 
+def test_photos_without_a_pair_have_cycles_alone(tmp_path, truth, planted_align):
+    mini.write_spair(tmp_path, truth)
+    for pair in (tmp_path / "PairAnnotation" / "test").glob("*2008_0*2008_1*"):
+        pair.unlink()
+    (tmp_path / "PairAnnotation" / "test" / "000004-2008_1-2008_0:cat.json").unlink()
+    result = run("evaluate", "spair", "--root", tmp_path, "-q", "--cycles", 10, "--limit", 2)
+    (row,) = (line.split() for line in result.stdout.splitlines() if line.startswith("  identity"))
+    assert row[1:5] == ["–", "(–)", "–", "(–)"] and row[6] == "(100.0)"
+
+
 def test_what_was_finished_is_kept_when_a_later_category_fails(tmp_path, truth, planted_align):
     mini.write_spair(tmp_path, truth, ("cat", "cow"))
     (tmp_path / "JPEGImages" / "cow" / "2008_1.jpg").write_bytes(b"no picture")

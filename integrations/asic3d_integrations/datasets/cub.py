@@ -17,6 +17,7 @@ crop's side.
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -76,7 +77,8 @@ def read_cub(
 
     Args:
         root: holds images.txt and the rest, or a folder CUB_200_2011 that does.
-        categories: classes as "001.Black_footed_Albatross" or by number, "1" or "001"; all where none is given.
+        categories: classes as "001.Black_footed_Albatross" or by number, "1" or "001"; where none is given, all that
+            have two photos.
         limit: photos of a class at most, the first ones of images.txt; None for all.
 
     Yields:
@@ -91,8 +93,17 @@ def read_cub(
     known = sorted({_class(path) for path in annotation.paths})
     by_number = {name.partition(".")[0].lstrip("0"): name for name in known}
     wanted = [by_number.get(name.lstrip("0"), name) for name in categories]
-    for category in chosen(known, wanted, SOURCE.title):
+    for category in chosen(known, wanted, SOURCE.title) if wanted else _usable(base, annotation):
         yield _read_class(base, annotation, category, limit)
+
+
+def _usable(base: Path, annotation: _Annotation) -> list[str]:
+    """The classes of which two photos or more are used."""
+    used = Counter(_class(path) for path, is_used in zip(annotation.paths, annotation.used, strict=True) if is_used)
+    usable = sorted(name for name, count in used.items() if count > 1)
+    if not usable:
+        raise SOURCE.missing(f"no class in '{base}' has two test photos")
+    return usable
 
 
 def _class(path: str) -> str:
