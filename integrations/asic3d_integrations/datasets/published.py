@@ -2,7 +2,7 @@
 
 SOURCES = {
     "spair": "PCK@0.1, 2-cycle and 3-cycle PCK@0.1 in percent from the repository of ASIC (Gupta et al., ICCV 2023)",
-    "cub": "PCK@0.1 in percent of ASIC (Gupta et al., ICCV 2023), mean of three classes, as quoted in later papers",
+    "cub": "PCK@0.1 in percent of ASIC (Gupta et al., ICCV 2023), mean of three classes, as quoted in a later paper",
 }
 """Data set -> where the figures are from."""
 
