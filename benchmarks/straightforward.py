@@ -34,8 +34,9 @@ def map_photos(network: nn.Module, photos: Tensor) -> Tensor:
 
 def identity(height: int, width: int) -> Tensor:
     """(H, W, 2): every pixel's own place."""
-    theta = torch.eye(2, 3)[None]
-    return F.affine_grid(theta, [1, 1, height, width], align_corners=False)[0]
+    rows, columns = ((torch.arange(n) + 0.5) * (2 / n) - 1 for n in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x, y], -1)
 
 
 def warp_photos(photos: Tensor, masks: Tensor, *, scale: float, generator: torch.Generator) -> WarpedPhotos:

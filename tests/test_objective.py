@@ -122,7 +122,7 @@ def test_a_term_of_weight_zero_is_not_computed(name, batch, inputs, monkeypatch)
         raise AssertionError("computed")
 
     monkeypatch.setattr(module, FUNCTIONS[name], refuse)
-    with pytest.raises(AssertionError, match="^computed$"):
+    with pytest.raises(AssertionError, match=r"^computed$"):
         objective(batch, *inputs, config(), squared)
     found = objective(batch, *inputs, config(**{f"weight_{name}": 0.0}), squared)
     assert float(found[name]) == 0
