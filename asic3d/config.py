@@ -1,9 +1,10 @@
-"""All settings of an alignment: one frozen dataclass, checked when made."""
+"""All settings of an alignment: one frozen dataclass, checked when made; presets, and files of settings."""
 
 import dataclasses
 import math
+import tomllib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ class Progress:
     """How far a stage of the work has come, as it is reported to ``progress`` callbacks.
 
     Attributes:
-        stage: ``photos``, ``features``, ``foreground``, ``matching`` or ``canonical``.
+        stage: ``photos``, ``features``, ``foreground``, ``matching``, ``canonical`` or ``training``.
         done: steps that are finished.
         total: all steps of the stage.
     """
@@ -29,13 +30,19 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 """What long work calls after each step; it may raise to stop the work."""
 
-PRESETS: dict[str, dict[str, Any]] = {"fast": {}}
-"""Preset name -> the settings in which it differs from the defaults."""
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "paper": {"mapping": "network", "backbone": "dino-vits8", "stride": 2, "side": 256, "grid": 128, "partners": 0},
+}
+"""Preset name -> the settings in which it differs from the defaults. What only the network's training asks for has the
+paper's value by default."""
 
 
-def _setting(default: Any, text: str, low: float = -math.inf, high: float = math.inf) -> Any:
-    """A field with its help text (with unit) and its closed range."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high})
+def _setting(
+    default: Any, text: str, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
+) -> Any:
+    """A field with its help text (with unit) and its closed range, or the texts that it takes."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,36 @@ class AlignmentConfig:
     )
     shrinkage: float = _setting(0.6, "how far the learned metric is drawn towards the plain cosine", 1e-4, 1e4)
     sharpening: int = _setting(320, "longer side at which masks follow the photo's edges, pixels", 64, 2048)
+    mapping: str = _setting(
+        "spline", "what maps the photos: 'spline', solved for, or 'network', trained", choices=("spline", "network")
+    )
+    stride: int = _setting(0, "distance between a vision transformer's patches, pixels (0: the backbone's own)", 0, 64)
+    side: int = _setting(0, "side of a vision transformer's input, pixels (0: the backbone's own)", 0, 2048)
+    steps: int = _setting(20000, "iterations of the network's training", 1, 10_000_000)
+    batch: int = _setting(20, "photos in one iteration, in half as many pairs", 2, 256)
+    working_size: int = _setting(256, "side of the photo's square that the network maps, pixels", 16, 1024)
+    grid_resolution: int = _setting(256, "side of the learned canonical image, pixels", 8, 2048)
+    network_width: float = _setting(0.5, "channels of the alignment network, 1 is the full U-Net", 0.0625, 4.0)
+    learning_rate: float = _setting(0.003, "step size of Adam, for the network and the canonical image", 1e-7, 1.0)
+    restart_period: int = _setting(10000, "iterations between warm restarts of the step size", 1, 10_000_000)
+    restart_decay: float = _setting(0.9, "the step size after a restart, of that after the one before", 0.01, 1.0)
+    temperature: float = _setting(1.0, "temperature of the contrastive term, canonical units", 1e-4, 100.0)
+    weight_contrastive: float = _setting(30.0, "weight of the contrastive term", 0.0, 1e6)
+    weight_smoothness: float = _setting(15000.0, "weight of the flow's total variation", 0.0, 1e8)
+    weight_parts: float = _setting(10.0, "weight of the distance to a part's centroid", 0.0, 1e6)
+    weight_equivariance: float = _setting(1.0, "weight of equivariance under warps of the photos", 0.0, 1e6)
+    weight_reconstruction: float = _setting(1.0, "weight of the photos' reconstruction", 0.0, 1e6)
+    weight_mask: float = _setting(0.1, "weight of the masks' reconstruction", 0.0, 1e6)
+    warp_scale: float = _setting(0.4, "strength of the random warps, of the photo's side", 0.0, 2.0)
+    parts: int = _setting(4, "parts of the object that the photos share", 1, 64)
+    refine_steps: int = _setting(0, "iterations that refine the splines by the network's objective", 0, 1_000_000)
+    checkpoint_every: int = _setting(500, "iterations between checkpoints of the training", 1, 10_000_000)
+    precision: str = _setting(
+        "auto",
+        "arithmetic of the training: 'float32', 'bfloat16', or 'auto' for bfloat16 on CUDA",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    compile: bool = _setting(False, "compile the network with torch.compile, on CUDA")
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -95,34 +132,62 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
     kinds = (int, float) if wanted is float else wanted
     if not isinstance(value, kinds) or (wanted is not bool and isinstance(value, bool)):
         raise ConfigError(f"The setting '{item.name}' takes a value of type {wanted.__name__}, not {value!r}.")
-    low, high = item.metadata["low"], item.metadata["high"]
+    low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise ConfigError(f"The setting '{item.name}' must be one of: {', '.join(choices)}; '{value}' is not.")
     if isinstance(value, int | float) and not low <= value <= high:
         raise ConfigError(f"The setting '{item.name}' must lie between {low:g} and {high:g}; {value!r} does not.")
     return float(value) if wanted is float else value
 
 
-def make_config(preset: str = "fast", **settings: Any) -> AlignmentConfig:
-    """A preset with some settings changed.
+def make_config(preset: str | None = None, *, file: str | Path | None = None, **settings: Any) -> AlignmentConfig:
+    """A preset with some settings changed, by a file, by arguments, or both.
 
     Args:
-        preset: a name in :data:`PRESETS`.
-        **settings: fields of :class:`AlignmentConfig`; a text is read as the field's type (``"3"``, ``"true"``).
+        preset: a name in :data:`PRESETS`; None: the file's, else ``fast``.
+        file: a TOML file of settings, ``name = value`` on each line; it may name the preset.
+        **settings: fields of :class:`AlignmentConfig`; a text is read as the field's type (``"3"``, ``"true"``). They
+            win over the file, and the file wins over the preset.
 
     Raises:
-        ConfigError: unknown preset or setting, or a value that does not fit.
+        ConfigError: unknown preset or setting, a value that does not fit, or a file that can't be read.
 
     Example:
         >>> make_config("fast", seed="7").seed
         7
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"There is no preset '{preset}'; choose one of: {', '.join(PRESETS)}.")
+    filed = {} if file is None else _read_settings(Path(file))
+    named = preset if preset is not None else filed.get("preset", "fast")
+    if named not in PRESETS:
+        raise ConfigError(f"There is no preset '{named}'; choose one of: {', '.join(PRESETS)}.")
     types = typing.get_type_hints(AlignmentConfig)
-    unknown = sorted(set(settings) - set(types))
-    if unknown:
-        raise ConfigError(f"There is no setting '{unknown[0]}'; the settings are: {', '.join(types)}.")
+    _check_names(settings)
     parsed = {name: _parse(name, types[name], value) for name, value in settings.items()}
-    return AlignmentConfig(**{**PRESETS[preset], **parsed, "preset": preset})
+    return AlignmentConfig(**{**PRESETS[named], **filed, **parsed, "preset": named})
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file, each checked by itself, so that an error can name the file."""
+    try:
+        found = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"The settings '{path}' can't be read ({error.strerror or error}). Check the path.") from None
+    except (ValueError, RecursionError) as error:  # bad UTF-8, bad TOML
+        raise ConfigError(f"'{path}' is not valid TOML ({error}). Write one 'name = value' on each line.") from None
+    try:
+        _check_names(found)
+        for name, value in found.items():
+            AlignmentConfig(**{name: value})
+    except ConfigError as error:
+        raise ConfigError(f"In '{path}': {error}") from None
+    return found
+
+
+def _check_names(settings: Iterable[str]) -> None:
+    known = [item.name for item in dataclasses.fields(AlignmentConfig)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ConfigError(f"There is no setting '{unknown[0]}'; the settings are: {', '.join(known)}.")
 
 
 def _parse(name: str, wanted: type, value: Any) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,13 +24,20 @@ def config_options(command: Callable) -> Callable:
     """Adds the configuration's options to a command and passes them on as one ``config``."""
 
     @functools.wraps(command)
-    def configured(*args: Any, changes: tuple[str, ...], **options: Any) -> Any:
+    def configured(*args: Any, changes: tuple[str, ...], settings_file: Path | None, **options: Any) -> Any:
         given = {name: options.pop(name) for name in PROMOTED}
-        return command(*args, config=_make_config(given, changes), **options)
+        return command(*args, config=_make_config(given, changes, settings_file), **options)
 
     decorated = click.option(
         "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change any setting; see below. Repeatable."
     )(configured)
+    decorated = click.option(
+        "--config",
+        "settings_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="TOML file of settings, 'name = value' on each line. Other options win over it.",
+    )(decorated)
     for name in reversed(PROMOTED):
         decorated = _option(name)(decorated)
     return decorated
@@ -56,8 +64,8 @@ def _option(name: str) -> Callable:
     )
 
 
-def _make_config(given: dict[str, Any], changes: tuple[str, ...]) -> AlignmentConfig:
-    """The configuration out of the promoted options and the ``--set`` ones."""
+def _make_config(given: dict[str, Any], changes: tuple[str, ...], file: Path | None) -> AlignmentConfig:
+    """The configuration out of the promoted options, the ``--set`` ones and a file."""
     chosen = {name: value for name, value in given.items() if value is not None}
     for change in changes:
         name, equals, value = change.partition("=")
@@ -66,7 +74,7 @@ def _make_config(given: dict[str, Any], changes: tuple[str, ...]) -> AlignmentCo
         if name in chosen:
             raise ConfigError(f"The setting '{name}' is given twice. Give it once.")
         chosen[name] = value
-    return make_config(**chosen)
+    return make_config(chosen.pop("preset", None), file=file, **chosen)
 
 
 def _text(value: Any) -> str:
