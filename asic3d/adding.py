@@ -31,9 +31,14 @@ def add_photo(alignment: "Alignment", photo: str | Path | Photo) -> "Alignment":
 
     Raises:
         CollectionError: the photo can't be used, or one of the same name is there.
-        AlignmentError: nothing in it can be matched.
+        AlignmentError: nothing in it can be matched, or a network maps the photos of this alignment.
     """
     started = time.perf_counter()
+    if alignment.config.mapping == "network":
+        raise AlignmentError(
+            "A photo can't be added here: the network of this alignment was trained on the pixels of its own photos. "
+            "Align all photos again, or align them with --preset fast, which takes more photos later."
+        )
     if not isinstance(photo, Photo):
         photo = load_photo(photo)
     if photo.name in alignment.names:
@@ -76,7 +81,8 @@ def add_photo(alignment: "Alignment", photo: str | Path | Photo) -> "Alignment":
 def _described(alignment: "Alignment", photo: Photo) -> tuple[Tensor, Tensor]:
     """(G, G, C) features of the new photo, centred as the others are, and (G, G) valid cells."""
     device = alignment.space.valid.device
-    backbone = load_backbone(alignment.backbone, weights=alignment.placing.weights, device=device)
+    wishes = alignment.config.backbone_options
+    backbone = load_backbone(alignment.backbone, weights=alignment.placing.weights, device=device, wishes=wishes)
     raw = extract_photo(photo, backbone)
     features = describe(raw, alignment.placing.centres, backbone.tap_weights, alignment.space.grid)
     return features, photo_cells(photo.size, alignment.space.grid).to(device)

@@ -13,23 +13,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asic3d.alignment_network import AlignmentNetwork
 from asic3d.backbones import load_backbone
+from asic3d.best_buddies import BestBuddies, Cells
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, ProgressCallback
+from asic3d.coordinates import cell_centres
 from asic3d.correspondences import (
     CanonicalSpace,
     Correspondences,
     DenseMap,
     as_stored,
+    canonical_space,
     cell_confidence,
     dense,
     nearest_neighbour_space,
     transfer,
 )
 from asic3d.errors import AlignmentError, ConfigError
-from asic3d.features import extract_features
-from asic3d.fitting import Checkpoint, Fit, fit_canonical
+from asic3d.features import FeatureMaps, extract_features
+from asic3d.fitting import Checkpoint, fit_canonical
 from asic3d.foreground import Foreground, find_foreground, full_mask
+from asic3d.losses import sample_map
+from asic3d.optimisation import NetworkMap, Trained, map_photos, train
+from asic3d.refinement import refine
+from asic3d.training_set import make_training_set, object_of, raw_buddies
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -74,6 +82,7 @@ class Alignment:
         warnings: sentences for people: what looks wrong.
         backbone: name of the network.
         device: where it ran.
+        trained: the canonical image and the losses, where a network was trained or the splines were refined.
     """
 
     collection: Collection
@@ -88,6 +97,7 @@ class Alignment:
     warnings: tuple[str, ...] = ()
     backbone: str = ""
     device: str = "cpu"
+    trained: Trained | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -222,11 +232,11 @@ def align(
         config: the settings.
         progress: called after each step of each stage.
         cache: folder where each photo's features are kept, so that a second run does not compute them again.
-        checkpoint: file where the fit is kept after each round; an interrupted fit of the same photos with the same
-            settings goes on from there. It is deleted at the end.
+        checkpoint: file where the fit is kept after each round, or the training every ``checkpoint_every`` iterations;
+            an interrupted one of the same photos with the same settings goes on from there. It is deleted at the end.
 
     Raises:
-        AlignmentError: fewer than two photos, or nothing in them can be matched.
+        AlignmentError: fewer than two photos, nothing in them can be matched, or the training went astray.
         BackboneError: the network's weights are missing or wrong.
         ConfigError: the device is not there.
         StorageError: the cache or the checkpoint can't be written.
@@ -242,42 +252,104 @@ def align(
     seconds: dict[str, float] = {}
     with torch.no_grad():
         with _timed(seconds, "features"):
-            backbone = load_backbone(config.backbone, weights=config.weights, device=device)
+            wishes = config.backbone_options
+            backbone = load_backbone(config.backbone, weights=config.weights, device=device, wishes=wishes)
             maps = extract_features(
                 collection, backbone, config, cache=None if cache is None else Path(cache), progress=progress
             )
         with _timed(seconds, "foreground"):
             foreground = find_foreground(collection, maps, config, progress)
-        with _timed(seconds, "canonical"):
-            place = None
-            if checkpoint is not None:
-                place = Checkpoint(Path(checkpoint), _fingerprint(collection, config, backbone.fingerprint))
-            fit = fit_canonical(maps, foreground.recurring, config, checkpoint=place, progress=progress)
+        place = None
+        if checkpoint is not None:
+            place = Checkpoint(Path(checkpoint), _fingerprint(collection, config, backbone.fingerprint))
+        layout = _by_network if config.mapping == "network" else _by_spline
+        laid = layout(_Photos(collection, maps, foreground, config, place, progress), seconds)
         with _timed(seconds, "confidence"):
-            space = CanonicalSpace(
-                descriptors=as_stored(fit.descriptors),
-                canonical=fit.canonical,
-                foreground=foreground.probability.flatten(1),
-                valid=maps.valid.flatten(1),
-                prior=config.transfer_prior,
-            )
-            confidence, by_pair = cell_confidence(space, fit.cells, fit.pairs)
+            confidence, by_pair = cell_confidence(laid.space, laid.cells, laid.pairs)
     if place is not None:
         place.path.unlink(missing_ok=True)
     return Alignment(
         collection=collection,
         config=config,
-        space=space,
+        space=laid.space,
         features=as_stored(maps.features.flatten(1, 2)),
         confidence=confidence.reshape(maps.valid.shape),
         masks=foreground.masks,
-        placing=Placing(maps.centres, fit.projection, fit.mean, foreground.classifier, config.weights),
-        quality=_quality(fit, confidence, space.foreground, by_pair),
+        placing=Placing(maps.centres, laid.projection, laid.mean, foreground.classifier, config.weights),
+        quality=_quality(laid, confidence, by_pair),
         timings=seconds,
-        warnings=tuple(_warnings(collection, foreground, confidence, space.foreground)),
+        warnings=tuple(_warnings(collection, foreground, confidence, laid.space.foreground)),
         backbone=backbone.name,
         device=str(device),
+        trained=laid.trained,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Photos:
+    """What is known of the photos before they are laid into the canonical space."""
+
+    collection: Collection
+    maps: FeatureMaps
+    foreground: Foreground
+    config: AlignmentConfig
+    checkpoint: Checkpoint | None
+    progress: ProgressCallback | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """All photos in the canonical space, by either way."""
+
+    space: CanonicalSpace
+    cells: Cells
+    pairs: Tensor
+    buddies: BestBuddies
+    projection: Tensor
+    mean: Tensor
+    trained: Trained | None = None
+
+
+def _by_spline(photos: _Photos, seconds: dict[str, float]) -> _Laid:
+    """Splines that are solved for, and refined where ``refine_steps`` says so."""
+    maps, foreground, config, progress = photos.maps, photos.foreground, photos.config, photos.progress
+    trained = None
+    with _timed(seconds, "canonical"):
+        resumed = None if config.refine_steps else photos.checkpoint  # the refinement keeps its own state there
+        fit = fit_canonical(maps, foreground.recurring, config, checkpoint=resumed, progress=progress)
+    if config.refine_steps:
+        with _timed(seconds, "training"):
+            fit, trained = refine(
+                photos.collection, maps, foreground, fit, config, checkpoint=photos.checkpoint, progress=progress
+            )
+    space = CanonicalSpace(
+        descriptors=as_stored(fit.descriptors),
+        canonical=fit.canonical,
+        foreground=foreground.probability.flatten(1),
+        valid=maps.valid.flatten(1),
+        prior=config.transfer_prior,
+    )
+    return _Laid(space, fit.cells, fit.pairs, fit.buddies, fit.projection, fit.mean, trained)
+
+
+def _by_network(photos: _Photos, seconds: dict[str, float]) -> _Laid:
+    """The paper's way: a network that is trained on the photos' pixels."""
+    maps, foreground, config = photos.maps, photos.foreground, photos.config
+    with _timed(seconds, "matching"):
+        cells = object_of(maps, foreground)
+        matches = raw_buddies(maps, cells, config.partners)
+        data = make_training_set(photos.collection, maps, foreground, config, matches)
+    with _timed(seconds, "training"):
+        network = AlignmentNetwork(config.network_width, seed=config.seed).to(maps.features.device)
+        mapping = NetworkMap(network, config)
+        trained = train(
+            data, mapping, config, steps=config.steps, checkpoint=photos.checkpoint, progress=photos.progress
+        )
+        centres = cell_centres(maps.grid, maps.features.device).expand(len(maps), -1, -1)
+        canonical = sample_map(map_photos(network, data.photos), centres)
+    space = canonical_space(canonical, foreground.probability.flatten(1), maps.valid.flatten(1))
+    mean = maps.principal_axes(1)[1]
+    return _Laid(space, cells, matches[1], matches[0], mean.new_zeros(len(mean), 0), mean, trained)
 
 
 def choose_device(name: str) -> torch.device:
@@ -337,18 +409,18 @@ def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str)
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def _quality(fit: Fit, confidence: Tensor, objects: Tensor, by_pair: Tensor) -> dict[str, float]:
+def _quality(laid: _Laid, confidence: Tensor, by_pair: Tensor) -> dict[str, float]:
     """Figures without truth; means over cells are weighted by the probability of the object."""
-    photos = photo_fits(confidence, objects)
-    buddies = fit.buddies
-    residual = fit.canonical[buddies.first, buddies.first_cell] - fit.canonical[buddies.second, buddies.second_cell]
+    photos = photo_fits(confidence, laid.space.foreground)
+    buddies, canonical = laid.buddies, laid.space.canonical
+    residual = canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]
     agreeing = residual.norm(dim=1) < 0.15
     return {
         "confidence": float(photos.mean()),
         "weakest_photo": float(photos.min()),
         "pair_agreement": float(by_pair.mean()),
         "agreeing_matches": float(agreeing.double().mean()),
-        "matches_per_pair": len(buddies) / len(fit.pairs),
+        "matches_per_pair": len(buddies) / len(laid.pairs),
     }
 
 

@@ -120,6 +120,11 @@ class AlignmentConfig:
         if self.preset not in PRESETS:
             raise ConfigError(f"There is no preset '{self.preset}'; choose one of: {', '.join(PRESETS)}.")
 
+    @property
+    def backbone_options(self) -> dict[str, int]:
+        """What the settings ask of a vision transformer, for :func:`asic3d.backbones.load_backbone`."""
+        return {name: value for name, value in (("stride", self.stride), ("side", self.side)) if value}
+
 
 def _checked(item: dataclasses.Field, value: Any) -> Any:
     """The value as its field's type, or a ConfigError that says what the field takes."""

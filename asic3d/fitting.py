@@ -1,15 +1,24 @@
 """The fit: rounds of matching with what is known and solving for the maps into the canonical plane."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asic3d.best_buddies import BestBuddies, Cells, choose_pairs, find_best_buddies, pack_cells, propagate
+from asic3d.best_buddies import (
+    NOTHING_MATCHES,
+    BestBuddies,
+    Cells,
+    choose_pairs,
+    find_best_buddies,
+    pack_cells,
+    propagate,
+)
 from asic3d.canonical import (
     AFFINE_SCALES,
     affine_map,
@@ -39,7 +48,9 @@ class Fit:
         plain: (N, G * G, D) float32, unit length, each photo's own descriptors.
         descriptors: (N, G * G, D) float32, unit length, after what the partners show was added.
         canonical: (N, G * G, 2) float32.
-        cells: the cells that show the object, of which every second one was matched.
+        cells: the cells that show the object.
+        matched: those that were matched, every second one.
+        probability: (N, G * G) float32, by which matches weigh.
         pairs: (E, 2) int64, the pairs of photos that were matched.
         buddies: the last matches.
         weights: (M,) float64, what each of them weighed at the end.
@@ -51,6 +62,8 @@ class Fit:
     descriptors: Tensor
     canonical: Tensor
     cells: Cells
+    matched: Cells
+    probability: Tensor
     pairs: Tensor
     buddies: BestBuddies
     weights: Tensor
@@ -78,29 +91,45 @@ class Checkpoint:
     path: Path
     fingerprint: str
 
-    def save(self, state: _State) -> None:
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Writes the file whole or not at all."""
-        tensors = {"affine": state.affine, "canonical": state.canonical, "metric": state.metric}
-        tensors["done"] = torch.tensor([state.done])
-        tensors["fingerprint"] = torch.tensor(list(self.fingerprint.encode()), dtype=torch.uint8)
-        write_safetensors(self.path, tensors)
+        mark = torch.tensor(list(self.fingerprint.encode()), dtype=torch.uint8)
+        write_safetensors(self.path, {**tensors, "fingerprint": mark})
 
-    def load(self, count: int, cells: int, channels: int) -> _State | None:
-        """The state of an earlier run of the same fit; None where there is none that can be used."""
-        expected = {
-            "affine": (torch.float64, (count, 3, 2)),
-            "canonical": (torch.float64, (count, cells, 2)),
-            "metric": (torch.float32, (channels, None)),
-            "done": (torch.int64, (1,)),
-            "fingerprint": (torch.uint8, (None,)),
-        }
-        try:
-            found = read_safetensors(self.path, expected)
-        except StorageError:
-            return None
-        if bytes(found["fingerprint"].tolist()) != self.fingerprint.encode() or found["done"] < 1:
-            return None
-        return _State(int(found["done"]), found["affine"], found["canonical"], found["metric"])
+    def read(self, expected: Mapping[str, tuple[torch.dtype, tuple[int | str | None, ...]]]) -> dict[str, Tensor]:
+        """The tensors of an earlier run of the same fit.
+
+        Args:
+            expected: as :func:`asic3d.storage.read_safetensors` has it.
+
+        Raises:
+            StorageError: there is no file, it is damaged, or it is of other photos or settings.
+        """
+        found = read_safetensors(self.path, {**expected, "fingerprint": (torch.uint8, (None,))})
+        if bytes(found.pop("fingerprint").tolist()) != self.fingerprint.encode():
+            raise StorageError(f"'{self.path}' is of other photos or settings.")
+        return found
+
+
+def _save(checkpoint: Checkpoint, state: _State) -> None:
+    tensors = {"affine": state.affine, "canonical": state.canonical, "metric": state.metric}
+    checkpoint.write({**tensors, "done": torch.tensor([state.done])})
+
+
+def _load(checkpoint: Checkpoint, count: int, cells: int, channels: int) -> _State | None:
+    """The state of an earlier run of the same fit; None where there is none that can be used."""
+    expected = {
+        "affine": (torch.float64, (count, 3, 2)),
+        "canonical": (torch.float64, (count, cells, 2)),
+        "metric": (torch.float32, (channels, None)),
+        "done": (torch.int64, (1,)),
+    }
+    try:
+        found = checkpoint.read(expected)
+    except StorageError:
+        return None
+    done = int(found["done"])
+    return _State(done, found["affine"], found["canonical"], found["metric"]) if done >= 1 else None
 
 
 def fit_canonical(
@@ -126,10 +155,10 @@ def fit_canonical(
     problem = _Problem.of(maps, recurring, config)
     earlier, state = None, None
     if checkpoint is not None:
-        earlier = checkpoint.load(len(maps), maps.grid**2, problem.descriptors.shape[2])
+        earlier = _load(checkpoint, len(maps), maps.grid**2, problem.descriptors.shape[2])
     for state in problem.rounds(earlier):
         if checkpoint is not None and not problem.finished(state):
-            checkpoint.save(state)
+            _save(checkpoint, state)
         if progress is not None:
             progress(problem.progress(state))
     return problem.result(state)
@@ -225,10 +254,7 @@ class _Problem:
             descriptors = self.shared(self.in_metric(metric), near, self.few)
         buddies = find_best_buddies(descriptors, self.few, self.pairs, near, self.config.match_prior)
         if len(buddies) < 3:
-            raise AlignmentError(
-                "Hardly anything in these photos can be matched: no three places look alike in any two of them. "
-                "Check that they show the same object, or mark it with --masks."
-            )
+            raise AlignmentError(NOTHING_MATCHES)
         return buddies
 
     def in_metric(self, metric: Tensor) -> Tensor:
@@ -242,21 +268,38 @@ class _Problem:
         assert state is not None, "there is at least one round"
         canonical = state.canonical.float()
         plain = self.in_metric(state.metric)
-        descriptors = self.shared(plain, canonical, None)
-        buddies = find_best_buddies(descriptors, self.few, self.pairs, canonical, self.config.match_prior)
-        weights = match_weights(buddies, self.probability, self.config.similarity_power)
-        squared = (canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]) ** 2
         return Fit(
             projection=self.axes @ state.metric,
             mean=self.mean,
             plain=plain,
-            descriptors=descriptors,
             canonical=canonical,
             cells=self.cells,
+            matched=self.few,
+            probability=self.probability,
             pairs=self.pairs,
-            buddies=buddies,
-            weights=weights * robust_weight(squared.sum(1), 0.15).double(),
+            **_settled(plain, canonical, self.few, self.pairs, self.probability, self.config),
         )
+
+
+def moved(fit: Fit, canonical: Tensor, config: AlignmentConfig) -> Fit:
+    """A fit with its cells at other canonical coordinates, (N, G * G, 2) float32: shared and matched once more."""
+    settled = _settled(fit.plain, canonical, fit.matched, fit.pairs, fit.probability, config)
+    return replace(fit, canonical=canonical, **settled)
+
+
+def _settled(
+    plain: Tensor, canonical: Tensor, matched: Cells, pairs: Tensor, probability: Tensor, config: AlignmentConfig
+) -> dict[str, Any]:
+    """The descriptors with what the partners show, the last matches, and their weights."""
+    descriptors = propagate(plain, matched, pairs, canonical, config.sharing_prior)
+    buddies = find_best_buddies(descriptors, matched, pairs, canonical, config.match_prior)
+    weights = match_weights(buddies, probability, config.similarity_power)
+    squared = (canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]) ** 2
+    return {
+        "descriptors": descriptors,
+        "buddies": buddies,
+        "weights": weights * robust_weight(squared.sum(1), 0.15).double(),
+    }
 
 
 def object_cells(probability: Tensor, valid: Tensor) -> Tensor:

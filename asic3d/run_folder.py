@@ -17,8 +17,9 @@ from torch import Tensor
 from asic3d.alignment import Alignment, Placing
 from asic3d.collection import Collection, Photo, load_photo
 from asic3d.config import AlignmentConfig
-from asic3d.correspondences import CanonicalSpace
+from asic3d.correspondences import CanonicalSpace, canonical_space
 from asic3d.errors import CollectionError, ConfigError, StorageError
+from asic3d.optimisation import COLUMNS, Trained
 from asic3d.photo_folder import shown
 from asic3d.storage import (
     FORMAT_VERSION,
@@ -35,6 +36,10 @@ from asic3d.storage import (
 
 TENSORS = "alignment.safetensors"
 MASKS = "masks"
+LOSSES = "losses.csv"
+_Expected = dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]]
+_TRAINED: _Expected = {"image": (torch.float32, (4, "R", "R")), "losses": (torch.float32, (None, len(COLUMNS)))}
+"""The tensors of a run whose maps were trained or refined."""
 
 
 def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> None:
@@ -49,12 +54,24 @@ def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> No
     files: dict[Path, bytes] = {}
     for name, path in zip(alignment.names, _mask_files(folder, alignment.names), strict=True):
         files[path] = cv2.imencode(".png", alignment.mask(name))[1].tobytes()
+    if alignment.trained is None:
+        stale.add(folder / LOSSES)
+    else:
+        files[folder / LOSSES] = _losses_table(alignment.trained)
     stale -= set(files)
     files[folder / TENSORS] = tensors
     files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, hashlib.sha256(tensors).hexdigest()))
     write_together(files)
     for path in stale:
         path.unlink(missing_ok=True)
+
+
+def _losses_table(trained: Trained) -> bytes:
+    """CSV: a row for each iteration, counted from 1."""
+    rows = (
+        ",".join([str(step), *(f"{value:.6g}" for value in row)]) for step, row in enumerate(trained.losses.tolist(), 1)
+    )
+    return "\n".join([",".join(["iteration", *COLUMNS]), *rows, ""]).encode()
 
 
 def _mask_files(folder: Path, names: "tuple[str, ...] | list[str]") -> Iterator[Path]:
@@ -87,6 +104,7 @@ def _tensors(alignment: Alignment) -> dict[str, Tensor]:
             f"mask{i}": torch.from_numpy(np.round(mask * 255).astype(np.uint8))
             for i, mask in enumerate(alignment.masks)
         },
+        **({} if alignment.trained is None else vars(alignment.trained)),
     }
 
 
@@ -144,15 +162,14 @@ def read_alignment(folder: Path) -> Alignment:
     except (ConfigError, TypeError) as error:
         raise _damaged(folder, f"its settings can't be used ({error})") from None
     collection = _load_photos(run, folder)
-    tensors = _read_tensors(run, folder, len(collection))
+    trained = config.mapping == "network" or config.refine_steps > 0
+    tensors = _read_tensors(run, folder, len(collection), _TRAINED if trained else {})
     count = len(collection)
-    space = CanonicalSpace(
-        tensors["descriptors"].float(),
-        tensors["canonical"],
-        tensors["foreground"],
-        tensors["valid"],
-        config.transfer_prior,
-    )
+    places = (tensors["canonical"], tensors["foreground"], tensors["valid"])
+    if config.mapping == "network":
+        space = canonical_space(*places)
+    else:
+        space = CanonicalSpace(tensors["descriptors"].float(), *places, config.transfer_prior)
     return Alignment(
         collection=collection,
         config=config,
@@ -172,13 +189,15 @@ def read_alignment(folder: Path) -> Alignment:
         warnings=_texts(run, "warnings", folder),
         backbone=_text(run, "backbone", folder),
         device=_text(run, "device", folder),
+        trained=Trained(**{name: tensors[name] for name in _TRAINED}) if trained else None,
     )
 
 
-def _read_tensors(run: dict[str, Any], folder: Path, count: int) -> dict[str, Tensor]:
+def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expected) -> dict[str, Tensor]:
     grid = _whole_number(run, "grid", folder, 256)
     cells = grid**2
-    expected: dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]] = {
+    expected: _Expected = {
+        **others,
         "descriptors": (torch.float16, (count, cells, "D")),
         "canonical": (torch.float32, (count, cells, 2)),
         "foreground": (torch.float32, (count, cells)),
