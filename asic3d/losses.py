@@ -14,7 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from asic3d.hypercolumns import efficientnet_lite0
 
-_PERCEPTUAL_SIDE = 128  # longer side at which reconstructions are compared: the paper's
+RENDERED_SIDE = 128
+"""Side at which the grid is compared with the photos, pixels, at most."""
 _PERCEPTUAL_BLOCKS = (0, 2, 4)  # the last ones at a half, a quarter and an eighth of the side
 _BLOCK = {"cpu": 2**18, "cuda": 2**26}  # distances at a time: what a core's cache holds; what a GPU has room for
 
@@ -221,7 +222,7 @@ class PerceptualDistance:
             self._network = efficientnet_lite0(
                 None,
                 torch.device(device),
-                sides=(_PERCEPTUAL_SIDE,),
+                sides=(RENDERED_SIDE,),
                 blocks=_PERCEPTUAL_BLOCKS,
                 tap_weights=(1.0,) * len(_PERCEPTUAL_BLOCKS),
             )

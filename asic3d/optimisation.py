@@ -138,7 +138,8 @@ class _State:
         if config.weight_equivariance:
             warped = warp_photos(batch.photos, batch.masks, scale=config.warp_scale, generator=self._generator)
             batch = dataclasses.replace(batch, warped=warped)
-        terms = objective(batch, *self._mapping(batch, index), self.image, config, distance)
+        canonical, of_warped = self._mapping(batch, index)
+        terms = objective(batch, canonical, of_warped, self.image, config, distance)
         row = torch.stack([terms[name].detach() for name in COLUMNS]).float().cpu()
         if not bool(row.isfinite().all()):
             raise AlignmentError(

@@ -68,10 +68,10 @@ def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> No
 
 def _losses_table(trained: Trained) -> bytes:
     """CSV: a row for each iteration, counted from 1."""
-    rows = (
-        ",".join([str(step), *(f"{value:.6g}" for value in row)]) for step, row in enumerate(trained.losses.tolist(), 1)
-    )
-    return "\n".join([",".join(["iteration", *COLUMNS]), *rows, ""]).encode()
+    lines = [",".join(["iteration", *COLUMNS])]
+    for iteration, row in enumerate(trained.losses.tolist(), 1):
+        lines.append(",".join([str(iteration), *(f"{value:.6g}" for value in row)]))
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _mask_files(folder: Path, names: "tuple[str, ...] | list[str]") -> Iterator[Path]:
