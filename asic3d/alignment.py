@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,37 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asic3d.alignment_network import AlignmentNetwork
 from asic3d.backbones import load_backbone
-from asic3d.best_buddies import BestBuddies, Cells
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, ProgressCallback
-from asic3d.coordinates import cell_centres
 from asic3d.correspondences import (
     CanonicalSpace,
     Correspondences,
     DenseMap,
     as_stored,
-    canonical_space,
     cell_confidence,
     dense,
     nearest_neighbour_space,
     transfer,
 )
 from asic3d.errors import AlignmentError, ConfigError
-from asic3d.features import FeatureMaps, extract_features
-from asic3d.fitting import Checkpoint, fit_canonical
+from asic3d.features import extract_features
+from asic3d.fitting import Checkpoint
 from asic3d.foreground import Foreground, find_foreground, full_mask
-from asic3d.losses import sample_map
-from asic3d.optimisation import NetworkMap, Trained, map_photos, train
-from asic3d.refinement import refine
-from asic3d.training_set import make_training_set, object_of, raw_buddies
+from asic3d.layout import Photos, lay_out, timed
+from asic3d.optimisation import Trained
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 OUTLIER = 0.4
 """A photo whose fit is below this share of the usual one does not belong to the others."""
+UNTRAINED = 0.5
+"""Share of agreeing matches below which a trained network has not brought the photos together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,23 +245,29 @@ def align(
     device = choose_device(config.device)
     seconds: dict[str, float] = {}
     with torch.no_grad():
-        with _timed(seconds, "features"):
+        with timed(seconds, "features"):
             wishes = config.backbone_options
             backbone = load_backbone(config.backbone, weights=config.weights, device=device, wishes=wishes)
             maps = extract_features(
                 collection, backbone, config, cache=None if cache is None else Path(cache), progress=progress
             )
-        with _timed(seconds, "foreground"):
+        with timed(seconds, "foreground"):
             foreground = find_foreground(collection, maps, config, progress)
         place = None
         if checkpoint is not None:
             place = Checkpoint(Path(checkpoint), _fingerprint(collection, config, backbone.fingerprint))
-        layout = _by_network if config.mapping == "network" else _by_spline
-        laid = layout(_Photos(collection, maps, foreground, config, place, progress), seconds)
-        with _timed(seconds, "confidence"):
+        laid = lay_out(Photos(collection, maps, foreground, config, place, progress), seconds)
+        with timed(seconds, "confidence"):
             confidence, by_pair = cell_confidence(laid.space, laid.cells, laid.pairs)
     if place is not None:
         place.path.unlink(missing_ok=True)
+    fits = photo_fits(confidence, laid.space.foreground)
+    quality = {
+        "confidence": float(fits.mean()),
+        "weakest_photo": float(fits.min()),
+        "pair_agreement": float(by_pair.mean()),
+        **laid.agreement(),
+    }
     return Alignment(
         collection=collection,
         config=config,
@@ -276,80 +276,16 @@ def align(
         confidence=confidence.reshape(maps.valid.shape),
         masks=foreground.masks,
         placing=Placing(maps.centres, laid.projection, laid.mean, foreground.classifier, config.weights),
-        quality=_quality(laid, confidence, by_pair),
+        quality=quality,
         timings=seconds,
-        warnings=tuple(_warnings(collection, foreground, confidence, laid.space.foreground)),
+        warnings=(
+            *_warnings(collection, foreground, confidence, laid.space.foreground),
+            *_training_warnings(config, quality),
+        ),
         backbone=backbone.name,
         device=str(device),
         trained=laid.trained,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Photos:
-    """What is known of the photos before they are laid into the canonical space."""
-
-    collection: Collection
-    maps: FeatureMaps
-    foreground: Foreground
-    config: AlignmentConfig
-    checkpoint: Checkpoint | None
-    progress: ProgressCallback | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Laid:
-    """All photos in the canonical space, by either way."""
-
-    space: CanonicalSpace
-    cells: Cells
-    pairs: Tensor
-    buddies: BestBuddies
-    projection: Tensor
-    mean: Tensor
-    trained: Trained | None = None
-
-
-def _by_spline(photos: _Photos, seconds: dict[str, float]) -> _Laid:
-    """Splines that are solved for, and refined where ``refine_steps`` says so."""
-    maps, foreground, config, progress = photos.maps, photos.foreground, photos.config, photos.progress
-    trained = None
-    with _timed(seconds, "canonical"):
-        resumed = None if config.refine_steps else photos.checkpoint  # the refinement keeps its own state there
-        fit = fit_canonical(maps, foreground.recurring, config, checkpoint=resumed, progress=progress)
-    if config.refine_steps:
-        with _timed(seconds, "training"):
-            fit, trained = refine(
-                photos.collection, maps, foreground, fit, config, checkpoint=photos.checkpoint, progress=progress
-            )
-    space = CanonicalSpace(
-        descriptors=as_stored(fit.descriptors),
-        canonical=fit.canonical,
-        foreground=foreground.probability.flatten(1),
-        valid=maps.valid.flatten(1),
-        prior=config.transfer_prior,
-    )
-    return _Laid(space, fit.cells, fit.pairs, fit.buddies, fit.projection, fit.mean, trained)
-
-
-def _by_network(photos: _Photos, seconds: dict[str, float]) -> _Laid:
-    """The paper's way: a network that is trained on the photos' pixels."""
-    maps, foreground, config = photos.maps, photos.foreground, photos.config
-    with _timed(seconds, "matching"):
-        cells = object_of(maps, foreground)
-        matches = raw_buddies(maps, cells, config.partners)
-        data = make_training_set(photos.collection, maps, foreground, config, matches)
-    with _timed(seconds, "training"):
-        network = AlignmentNetwork(config.network_width, seed=config.seed).to(maps.features.device)
-        mapping = NetworkMap(network, config)
-        trained = train(
-            data, mapping, config, steps=config.steps, checkpoint=photos.checkpoint, progress=photos.progress
-        )
-        centres = cell_centres(maps.grid, maps.features.device).expand(len(maps), -1, -1)
-        canonical = sample_map(map_photos(network, data.photos), centres)
-    space = canonical_space(canonical, foreground.probability.flatten(1), maps.valid.flatten(1))
-    mean = maps.principal_axes(1)[1]
-    return _Laid(space, cells, matches[1], matches[0], mean.new_zeros(len(mean), 0), mean, trained)
 
 
 def choose_device(name: str) -> torch.device:
@@ -389,13 +325,6 @@ def _as_points(points: Any) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
-
-
 def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str) -> str:
     facts: Sequence[Any] = (
         sorted(dataclasses.asdict(config).items()),
@@ -407,21 +336,6 @@ def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str)
         backbone,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def _quality(laid: _Laid, confidence: Tensor, by_pair: Tensor) -> dict[str, float]:
-    """Figures without truth; means over cells are weighted by the probability of the object."""
-    photos = photo_fits(confidence, laid.space.foreground)
-    buddies, canonical = laid.buddies, laid.space.canonical
-    residual = canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]
-    agreeing = residual.norm(dim=1) < 0.15
-    return {
-        "confidence": float(photos.mean()),
-        "weakest_photo": float(photos.min()),
-        "pair_agreement": float(by_pair.mean()),
-        "agreeing_matches": float(agreeing.double().mean()),
-        "matches_per_pair": len(buddies) / len(laid.pairs),
-    }
 
 
 def photo_fits(confidence: Tensor, objects: Tensor) -> Tensor:
@@ -441,3 +355,12 @@ def _warnings(collection: Collection, foreground: Foreground, confidence: Tensor
     for name, fit in zip(names, fits.tolist(), strict=True):
         if fit < OUTLIER * usual and len(names) > 2:
             yield f"'{name}' hardly fits the others (confidence {fit:.2f}, usual {usual:.2f}): is it the same object?"
+
+
+def _training_warnings(config: AlignmentConfig, quality: dict[str, float]) -> Iterator[str]:
+    """A map that one network makes closes every cycle, also before it is trained: only the matches tell."""
+    if config.mapping == "network" and quality["agreeing_matches"] < UNTRAINED:
+        yield (
+            f"Only {quality['agreeing_matches']:.0%} of the matches agree with the trained map: it is hardly better "
+            "than no map, however confident it looks. Train longer (steps), or with a smaller weight_smoothness."
+        )
