@@ -146,7 +146,10 @@ def test_a_files_preset_gives_way_to_what_the_file_says_itself(tmp_path):
         ("warp_scale = nan", "In '{}': The setting 'warp_scale' must lie between 0 and 2; nan does not."),
         ("seed = 1979-05-27", "In '{}': The setting 'seed' takes a value of type int, not datetime.date(1979, 5, 27)."),
         ('preset = "best"', "In '{}': There is no preset 'best'; choose one of: fast, paper."),
-        ('precision = "half"', "In '{}': The setting 'precision' must be one of: auto, float32, bfloat16; 'half' is not."),
+        (
+            'precision = "half"',
+            "In '{}': The setting 'precision' must be one of: auto, float32, bfloat16; 'half' is not.",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_with_the_file(tmp_path, text, message):
@@ -156,7 +159,9 @@ def test_what_is_wrong_in_a_file_is_named_with_the_file(tmp_path, text, message)
     assert str(caught.value) == message.format(path)
 
 
-@pytest.mark.parametrize("text", ["steps", "steps = ", "= 3", "a = 1\na = 1", b"\xff\xfe", b"\x00", "x = " + "[" * 5000])
+@pytest.mark.parametrize(
+    "text", ["steps", "steps = ", "= 3", "a = 1\na = 1", b"\xff\xfe", b"\x00", "x = " + "[" * 5000]
+)
 def test_a_file_that_is_no_toml(tmp_path, text):
     path = settings_file(tmp_path, text)
     with pytest.raises(ConfigError) as caught:

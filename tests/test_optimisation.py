@@ -131,9 +131,7 @@ def test_progress_is_reported_after_each_iteration(planted):
 
 
 def test_a_term_without_a_weight_stays_out(planted):
-    config = dataclasses.replace(
-        CONFIG, weight_mask=0.0, weight_equivariance=0.0, weight_parts=0.0
-    )
+    config = dataclasses.replace(CONFIG, weight_mask=0.0, weight_equivariance=0.0, weight_parts=0.0)
     _, image, losses = trained(planted, config, steps=2)
     assert set(losses[1, 2:6].tolist()) == {0.0}
     assert image.unique().tolist() == [0.0, 0.5]  # as it began
