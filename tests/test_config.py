@@ -144,7 +144,7 @@ def test_a_files_preset_gives_way_to_what_the_file_says_itself(tmp_path):
         ("compile = 1", "In '{}': The setting 'compile' takes a value of type bool, not 1."),
         ("steps = 0", "In '{}': The setting 'steps' must lie between 1 and 1e+07; 0 does not."),
         ("warp_scale = nan", "In '{}': The setting 'warp_scale' must lie between 0 and 2; nan does not."),
-        ("seed = 1979-05-27", "In '{}': The setting 'seed' takes a value of type int, not datetime.date(1979, 5, 27)."),
+        ("seed = 07:32:00", "In '{}': The setting 'seed' takes a value of type int, not datetime.time(7, 32)."),
         ('preset = "best"', "In '{}': There is no preset 'best'; choose one of: fast, paper."),
         (
             'precision = "half"',
