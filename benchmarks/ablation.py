@@ -7,6 +7,7 @@ beside smoothness, without which a single term has nothing to hold against. Equi
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +44,16 @@ def main() -> None:
     truths = [load_keypoint_set(folder) for folder in arguments.sets]
     collections = [asic3d.load_collection(truth.photo_folder) for truth in truths]
     print("| variant | PCK@0.1 | PCK@0.05 | 3-cycle (return) |\n|---|---|---|---|")
-    for name, settings in variants(arguments.steps, arguments.size).items():
-        config = asic3d.make_config(backbone="efficientnet-lite0", **settings)
-        rows = []
-        for truth, collection in zip(truths, collections, strict=True):
-            transfer = named_transfer(asic3d.align(collection, config).transfer, truth)
-            found = evaluate_keypoints(transfer, truth, cycles=arguments.cycles)
-            rows.append([100 * found.get(figure, np.nan) for figure in FIGURES])
-        pck, fine, hops, back = np.mean(rows, 0)
-        print(f"| {name} | {pck:.1f} | {fine:.1f} | {hops:.1f} ({back:.1f}) |", flush=True)
+    with tempfile.TemporaryDirectory() as cache:
+        for name, settings in variants(arguments.steps, arguments.size).items():
+            config = asic3d.make_config(backbone="efficientnet-lite0", **settings)
+            rows = []
+            for truth, collection in zip(truths, collections, strict=True):
+                transfer = named_transfer(asic3d.align(collection, config, cache=cache).transfer, truth)
+                found = evaluate_keypoints(transfer, truth, cycles=arguments.cycles)
+                rows.append([100 * found.get(figure, np.nan) for figure in FIGURES])
+            pck, fine, hops, back = np.mean(rows, 0)
+            print(f"| {name} | {pck:.1f} | {fine:.1f} | {hops:.1f} ({back:.1f}) |", flush=True)
 
 
 if __name__ == "__main__":

@@ -321,7 +321,7 @@ def test_a_named_backbone_without_weights_says_how_to_get_them(nothing_on_disk, 
     assert error_of(load_backbone, "dino-vits8") == (
         "The weights of dino-vits8 are not on this machine and can't be fetched: HF_HUB_OFFLINE is set. Get them with "
         "'hf download timm/vit_small_patch8_224.dino model.safetensors' where there is a network, and give the file "
-        "with --weights."
+        "with --weights; or take the network that needs none: --backbone efficientnet-lite0."
     )
     assert "accepted first: https://ai.meta.com/resources/models-and-libraries/dinov3-license" in error_of(
         load_backbone, "dinov3-vits16"
