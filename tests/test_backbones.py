@@ -206,6 +206,9 @@ def test_another_backbone_can_be_registered(monkeypatch):
 
     register_backbone("grey", Grey)
     assert load_backbone("grey", level=0.5)(torch.ones(1, 3, 2, 2)).taps[0].mean() == 0.5
+    wishes = {"level": 0.25, "stride": 2}
+    assert load_backbone("grey", wishes=wishes)(torch.ones(1, 3, 2, 2)).taps[0].mean() == 0.25  # it has no stride
+    assert load_backbone("grey", wishes=wishes, level=0.5)(torch.ones(1, 3, 2, 2)).taps[0].mean() == 0.5
     assert error_of(register_backbone, "grey", Grey) == (
         "There is a backbone 'grey' already; register yours under another name."
     )
