@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +25,19 @@ from asic3d.correspondences import (
     transfer,
 )
 from asic3d.errors import AlignmentError, ConfigError
-from asic3d.features import extract_features
-from asic3d.fitting import Checkpoint, Fit, fit_canonical
-from asic3d.foreground import Foreground, find_foreground, full_mask
+from asic3d.fitting import Checkpoint
+from asic3d.foreground import Foreground, full_mask
+from asic3d.layout import Layout, lay_out
+from asic3d.optimisation import Trained
+from asic3d.screening import Photos, screen, timed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 OUTLIER = 0.4
 """A photo whose fit is below this share of the usual one does not belong to the others."""
+UNTRAINED = 0.5
+"""Share of agreeing matches below which a trained network has not brought the photos together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,10 @@ class Alignment:
         warnings: sentences for people: what looks wrong.
         backbone: name of the network.
         device: where it ran.
+        trained: the canonical image and the losses, where a network was trained or the splines were refined.
+        turns: quarters by which each photo was turned counter-clockwise to stand as most others do.
+        mirrored: whether each photo faces the other way and was mirrored, after it was turned.
+        outliers: names of the photos that show something else: they had no say in the fit and were placed afterwards.
     """
 
     collection: Collection
@@ -88,6 +94,10 @@ class Alignment:
     warnings: tuple[str, ...] = ()
     backbone: str = ""
     device: str = "cpu"
+    trained: Trained | None = None
+    turns: tuple[int, ...] = ()
+    mirrored: tuple[bool, ...] = ()
+    outliers: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -222,11 +232,11 @@ def align(
         config: the settings.
         progress: called after each step of each stage.
         cache: folder where each photo's features are kept, so that a second run does not compute them again.
-        checkpoint: file where the fit is kept after each round; an interrupted fit of the same photos with the same
-            settings goes on from there. It is deleted at the end.
+        checkpoint: file where the fit is kept after each round, or the training every ``checkpoint_every`` iterations;
+            an interrupted one of the same photos with the same settings goes on from there. It is deleted at the end.
 
     Raises:
-        AlignmentError: fewer than two photos, or nothing in them can be matched.
+        AlignmentError: fewer than two photos, nothing in them can be matched, or the training went astray.
         BackboneError: the network's weights are missing or wrong.
         ConfigError: the device is not there.
         StorageError: the cache or the checkpoint can't be written.
@@ -241,42 +251,85 @@ def align(
     device = choose_device(config.device)
     seconds: dict[str, float] = {}
     with torch.no_grad():
-        with _timed(seconds, "features"):
-            backbone = load_backbone(config.backbone, weights=config.weights, device=device)
-            maps = extract_features(
-                collection, backbone, config, cache=None if cache is None else Path(cache), progress=progress
-            )
-        with _timed(seconds, "foreground"):
-            foreground = find_foreground(collection, maps, config, progress)
-        with _timed(seconds, "canonical"):
-            place = None
-            if checkpoint is not None:
-                place = Checkpoint(Path(checkpoint), _fingerprint(collection, config, backbone.fingerprint))
-            fit = fit_canonical(maps, foreground.recurring, config, checkpoint=place, progress=progress)
-        with _timed(seconds, "confidence"):
-            space = CanonicalSpace(
-                descriptors=as_stored(fit.descriptors),
-                canonical=fit.canonical,
-                foreground=foreground.probability.flatten(1),
-                valid=maps.valid.flatten(1),
-                prior=config.transfer_prior,
-            )
-            confidence, by_pair = cell_confidence(space, fit.cells, fit.pairs)
+        with timed(seconds, "features"):
+            wishes = config.backbone_options
+            backbone = load_backbone(config.backbone, weights=config.weights, device=device, wishes=wishes)
+        folder = None if cache is None else Path(cache)
+        photos = screen(collection, backbone, config, cache=folder, progress=progress, seconds=seconds)
+        place = None
+        if checkpoint is not None:
+            place = Checkpoint(Path(checkpoint), _fingerprint(collection, config, backbone.fingerprint))
+        laid = lay_out(photos, checkpoint=place, progress=progress, seconds=seconds)
+        with timed(seconds, "confidence"):
+            confidence, by_pair = cell_confidence(laid.space, laid.cells, laid.pairs)
+    alignment = _judged(photos, laid, confidence, by_pair, backbone.name, seconds)
+    if photos.outliers:
+        with timed(seconds, "outliers"):
+            alignment = _with_outliers(alignment, collection, photos.outliers)
     if place is not None:
         place.path.unlink(missing_ok=True)
+    return alignment
+
+
+def _judged(
+    photos: Photos, laid: Layout, confidence: Tensor, by_pair: Tensor, backbone: str, seconds: dict[str, float]
+) -> Alignment:
+    """The alignment, with its figures and what looks wrong with it."""
+    config, maps, foreground = photos.config, photos.maps, photos.foreground
+    fits = photo_fits(confidence, laid.space.foreground)
+    quality = {
+        "confidence": float(fits.mean()),
+        "weakest_photo": float(fits.min()),
+        "pair_agreement": float(by_pair.mean()),
+        **laid.agreement(),
+    }
     return Alignment(
-        collection=collection,
+        collection=photos.collection,
         config=config,
-        space=space,
+        space=laid.space,
         features=as_stored(maps.features.flatten(1, 2)),
         confidence=confidence.reshape(maps.valid.shape),
         masks=foreground.masks,
-        placing=Placing(maps.centres, fit.projection, fit.mean, foreground.classifier, config.weights),
-        quality=_quality(fit, confidence, space.foreground, by_pair),
+        placing=Placing(maps.centres, laid.projection, laid.mean, foreground.classifier, config.weights),
+        quality=quality,
         timings=seconds,
-        warnings=tuple(_warnings(collection, foreground, confidence, space.foreground)),
-        backbone=backbone.name,
-        device=str(device),
+        warnings=(
+            *_warnings(photos.collection, foreground, confidence, laid.space.foreground),
+            *_training_warnings(config, quality),
+            *_outlier_warnings(photos.outliers),
+        ),
+        backbone=backbone,
+        device=str(maps.features.device),
+        trained=laid.trained,
+        turns=tuple(maps.quarters.tolist()),
+        mirrored=tuple(photos.flips.tolist()),
+    )
+
+
+def _with_outliers(alignment: Alignment, collection: Collection, outliers: tuple[str, ...]) -> Alignment:
+    """The photos that show something else, placed as well as can be, and all photos in the collection's order again."""
+    from asic3d.adding import add_photo
+
+    for name in outliers:
+        alignment = add_photo(alignment, collection[collection.index(name)], stranger=True)
+    order = [alignment.names.index(name) for name in collection.names]
+    space = alignment.space
+    return dataclasses.replace(
+        alignment,
+        collection=collection,
+        space=dataclasses.replace(
+            space,
+            descriptors=space.descriptors[order],
+            canonical=space.canonical[order],
+            foreground=space.foreground[order],
+            valid=space.valid[order],
+        ),
+        features=alignment.features[order],
+        confidence=alignment.confidence[order],
+        masks=tuple(alignment.masks[index] for index in order),
+        turns=tuple(alignment.turns[index] for index in order),
+        mirrored=tuple(alignment.mirrored[index] for index in order),
+        outliers=outliers,
     )
 
 
@@ -317,13 +370,6 @@ def _as_points(points: Any) -> Tensor:
     return torch.from_numpy(array.copy())
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
-
-
 def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str) -> str:
     facts: Sequence[Any] = (
         sorted(dataclasses.asdict(config).items()),
@@ -335,21 +381,6 @@ def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str)
         backbone,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def _quality(fit: Fit, confidence: Tensor, objects: Tensor, by_pair: Tensor) -> dict[str, float]:
-    """Figures without truth; means over cells are weighted by the probability of the object."""
-    photos = photo_fits(confidence, objects)
-    buddies = fit.buddies
-    residual = fit.canonical[buddies.first, buddies.first_cell] - fit.canonical[buddies.second, buddies.second_cell]
-    agreeing = residual.norm(dim=1) < 0.15
-    return {
-        "confidence": float(photos.mean()),
-        "weakest_photo": float(photos.min()),
-        "pair_agreement": float(by_pair.mean()),
-        "agreeing_matches": float(agreeing.double().mean()),
-        "matches_per_pair": len(buddies) / len(fit.pairs),
-    }
 
 
 def photo_fits(confidence: Tensor, objects: Tensor) -> Tensor:
@@ -369,3 +400,20 @@ def _warnings(collection: Collection, foreground: Foreground, confidence: Tensor
     for name, fit in zip(names, fits.tolist(), strict=True):
         if fit < OUTLIER * usual and len(names) > 2:
             yield f"'{name}' hardly fits the others (confidence {fit:.2f}, usual {usual:.2f}): is it the same object?"
+
+
+def _outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
+    for name in outliers:
+        yield (
+            f"'{name}' seems to show something else than the other photos: it had no say in the alignment. If it shows "
+            "the same, align with --set outliers=false."
+        )
+
+
+def _training_warnings(config: AlignmentConfig, quality: dict[str, float]) -> Iterator[str]:
+    """A map that one network makes closes every cycle, also before it is trained: only the matches tell."""
+    if config.mapping == "network" and quality["agreeing_matches"] < UNTRAINED:
+        yield (
+            f"Only {quality['agreeing_matches']:.0%} of the matches agree with the trained map: it is hardly better "
+            "than no map, however confident it looks. Train longer (steps), or with a smaller weight_smoothness."
+        )

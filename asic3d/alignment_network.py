@@ -40,7 +40,7 @@ class AlignmentNetwork(nn.Module):
             pairs = list(zip(channels[1:], channels[:-1], strict=True))[::-1]
             self.enlarge = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)
             self.up = nn.ModuleList(_block(2 * b, b) for _, b in pairs)
-        self.flow = nn.Conv2d(channels[0], 2, 1)
+            self.flow = nn.Conv2d(channels[0], 2, 1)
         nn.init.zeros_(self.flow.weight)
         assert self.flow.bias is not None
         nn.init.zeros_(self.flow.bias)

@@ -7,7 +7,7 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -136,7 +136,12 @@ def choose_backbone(weights: Path | None = None) -> Choice:
 
 
 def load_backbone(
-    name: str = "auto", *, weights: str | Path = "", device: torch.device | str = "cpu", **options: Any
+    name: str = "auto",
+    *,
+    weights: str | Path = "",
+    device: torch.device | str = "cpu",
+    wishes: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Backbone:
     """A backbone by name.
 
@@ -145,6 +150,7 @@ def load_backbone(
             (BackboneWarning) where that is the embedded one.
         weights: a checkpoint file, .safetensors or .pth; empty: where the weights are usually found.
         device: where it runs.
+        wishes: options for the backbones that take them; others pass over them.
         **options: what the backbone takes, such as ``layer``, ``facet``, ``stride`` and ``side`` of a transformer.
 
     Raises:
@@ -168,6 +174,7 @@ def load_backbone(
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise BackboneError(f"{name} takes no option '{unknown[0]}'; its options are: {', '.join(known[2:])}.")
+    options = {**{option: value for option, value in (wishes or {}).items() if option in known}, **options}
     # timm fills a network with random weights before ours replace them; the caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
         return factory(path, torch.device(device), **options)

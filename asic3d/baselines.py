@@ -9,7 +9,7 @@ buddies + MLS          mutual nearest neighbours by the same features, and movin
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,7 +118,7 @@ class BuddyWarps(CanonicalSpace):
             orders of each pair.
     """
 
-    matches: dict[tuple[int, int], tuple[Tensor, Tensor]]
+    matches: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def find(self, source: int, target: int, points: Tensor) -> Tensor:
         """(n, 2) normalised points of one photo to (n, 2) float32 normalised points of another."""

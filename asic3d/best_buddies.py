@@ -9,6 +9,11 @@ from torch import Tensor
 _CHUNK = 2**24
 """Scores held at once: 64 MB of float32."""
 _NEVER = -1e4
+NOTHING_MATCHES = (
+    "Hardly anything in these photos can be matched: no three places look alike in any two of them. "
+    "Check that they show the same object, or mark it with --masks."
+)
+"""What people are told where there are fewer than three best buddies in all."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,17 @@ ProgressCallback = Callable[[Progress], None]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {},
-    "paper": {"mapping": "network", "backbone": "dino-vits8", "stride": 2, "side": 256, "grid": 128, "partners": 0},
+    "paper": {
+        "mapping": "network",
+        "backbone": "dino-vits8",
+        "stride": 2,
+        "side": 256,
+        "grid": 128,
+        "partners": 0,
+        "turns": False,
+        "flips": False,
+        "outliers": False,
+    },
 }
 """Preset name -> the settings in which it differs from the defaults. What only the network's training asks for has the
 paper's value by default."""
@@ -122,6 +132,11 @@ class AlignmentConfig:
             object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
         if self.preset not in PRESETS:
             raise ConfigError(f"There is no preset '{self.preset}'; choose one of: {', '.join(PRESETS)}.")
+
+    @property
+    def backbone_options(self) -> dict[str, int]:
+        """What the settings ask of a vision transformer, for :func:`asic3d.backbones.load_backbone`."""
+        return {name: value for name, value in (("stride", self.stride), ("side", self.side)) if value}
 
 
 def _checked(item: dataclasses.Field, value: Any) -> Any:

@@ -19,7 +19,9 @@ _TEMPERATURE = 0.05
 _OUTSIDE = -1e4
 _CYCLE_SCALE = 0.06
 """Cycle error at which confidence has fallen to 1/e, normalised units (the photo's longer side is 2)."""
-_CHUNK = 4096  # points at once: (points x cells) scores stay below 30 MB
+_CHUNK = 4096  # points at once, and
+_SCORES = 2**23  # (points x cells) scores at once: 32 MB
+_OBJECT = 0.5  # probability from which a cell is the object, in a photo where any is that likely
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,7 @@ class CanonicalSpace:
         foreground: (N, G * G) float32 in [0, 1].
         valid: (N, G * G) bool, cells on the photo.
         prior: weight of the squared canonical distance against the cosine.
+        on_object: look for answers on the object alone, as the paper does, and not all over the photo.
     """
 
     descriptors: Tensor
@@ -81,6 +84,7 @@ class CanonicalSpace:
     foreground: Tensor
     valid: Tensor
     prior: float
+    on_object: bool = False
 
     @property
     def grid(self) -> int:
@@ -99,12 +103,20 @@ class CanonicalSpace:
         The best cell by ``<d, d'> - prior |c - c'|^2``, then the centroid of a softmax over its neighbourhood.
         """
         _, keys = with_canonical(self.descriptors[target], self.canonical[target], self.prior)
-        closed = torch.where(self.valid[target], 0.0, _OUTSIDE)
+        closed = torch.where(self._searched(target), 0.0, _OUTSIDE)
         found = [
             _refined_best(torch.addmm(closed, self._query(source, part), keys.T), self.grid)
-            for part in points.split(_CHUNK)
+            for part in points.split(min(_CHUNK, max(1, _SCORES // len(keys))))
         ]
         return grid_to_normalised(torch.cat(found), self.grid) if found else points.float()
+
+    def _searched(self, photo: int) -> Tensor:
+        """(G * G,) bool: the cells of a photo where an answer may lie."""
+        valid = self.valid[photo]
+        if not self.on_object:
+            return valid
+        likely = torch.where(valid, self.foreground[photo], 0.0)
+        return valid & (likely >= torch.clamp(likely.amax(), max=_OBJECT))
 
     def _query(self, source: int, points: Tensor) -> Tensor:
         descriptors = F.normalize(self.sample(self.descriptors, source, points), dim=1)
@@ -118,6 +130,17 @@ class CanonicalSpace:
         limit = photo_limits(self.valid[source].reshape(self.grid, self.grid))
         on_photo = (points.abs() <= limit + 1e-4).all(1)
         return found, torch.where(on_photo, cycle_confidence(error) * objects.clamp(0, 1).sqrt(), 0.0), error
+
+
+def canonical_space(canonical: Tensor, foreground: Tensor, valid: Tensor) -> CanonicalSpace:
+    """The space of photos that are compared by canonical coordinates alone, as the paper has it.
+
+    The nearest cell of the object answers, refined over its neighbours: the weight of the distance makes the softmax as
+    wide as a cell.
+    """
+    cells = canonical.shape[1]
+    nothing = canonical[..., :0]
+    return CanonicalSpace(nothing, canonical, foreground, valid, prior=_TEMPERATURE * cells / 4, on_object=True)
 
 
 def as_stored(values: Tensor) -> Tensor:

@@ -48,3 +48,7 @@ class CollectionWarning(UserWarning):
 
 class BackboneWarning(UserWarning):
     """The backbone that runs is not the one that was hoped for."""
+
+
+class CheckpointWarning(UserWarning):
+    """An interrupted run can't be gone on with; it begins anew."""

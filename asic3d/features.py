@@ -43,6 +43,11 @@ class FeatureMaps:
         return len(self.features)
 
     @property
+    def quarters(self) -> Tensor:
+        """(N,) int64: :attr:`turns`, 0 where nothing was said."""
+        return torch.zeros(len(self), dtype=torch.long) if self.turns is None else self.turns
+
+    @property
     def grid(self) -> int:
         """Cells along one side of a photo's square."""
         return self.features.shape[1]

@@ -1,15 +1,24 @@
 """The fit: rounds of matching with what is known and solving for the maps into the canonical plane."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asic3d.best_buddies import BestBuddies, Cells, choose_pairs, find_best_buddies, pack_cells, propagate
+from asic3d.best_buddies import (
+    NOTHING_MATCHES,
+    BestBuddies,
+    Cells,
+    choose_pairs,
+    find_best_buddies,
+    pack_cells,
+    propagate,
+)
 from asic3d.canonical import (
     AFFINE_SCALES,
     affine_map,
@@ -40,7 +49,9 @@ class Fit:
         plain: (N, G * G, D) float32, unit length, each photo's own descriptors.
         descriptors: (N, G * G, D) float32, unit length, after what the partners show was added.
         canonical: (N, G * G, 2) float32.
-        cells: the cells that show the object, of which every second one was matched.
+        cells: the cells that show the object.
+        matched: those that were matched, every second one.
+        probability: (N, G * G) float32, by which matches weigh.
         pairs: (E, 2) int64, the pairs of photos that were matched.
         buddies: the last matches.
         weights: (M,) float64, what each of them weighed at the end.
@@ -52,6 +63,8 @@ class Fit:
     descriptors: Tensor
     canonical: Tensor
     cells: Cells
+    matched: Cells
+    probability: Tensor
     pairs: Tensor
     buddies: BestBuddies
     weights: Tensor
@@ -79,29 +92,45 @@ class Checkpoint:
     path: Path
     fingerprint: str
 
-    def save(self, state: _State) -> None:
+    def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Writes the file whole or not at all."""
-        tensors = {"affine": state.affine, "canonical": state.canonical, "metric": state.metric}
-        tensors["done"] = torch.tensor([state.done])
-        tensors["fingerprint"] = torch.tensor(list(self.fingerprint.encode()), dtype=torch.uint8)
-        write_safetensors(self.path, tensors)
+        mark = torch.tensor(list(self.fingerprint.encode()), dtype=torch.uint8)
+        write_safetensors(self.path, {**tensors, "fingerprint": mark})
 
-    def load(self, count: int, cells: int, channels: int) -> _State | None:
-        """The state of an earlier run of the same fit; None where there is none that can be used."""
-        expected = {
-            "affine": (torch.float64, (count, 3, 2)),
-            "canonical": (torch.float64, (count, cells, 2)),
-            "metric": (torch.float32, (channels, None)),
-            "done": (torch.int64, (1,)),
-            "fingerprint": (torch.uint8, (None,)),
-        }
-        try:
-            found = read_safetensors(self.path, expected)
-        except StorageError:
-            return None
-        if bytes(found["fingerprint"].tolist()) != self.fingerprint.encode() or found["done"] < 1:
-            return None
-        return _State(int(found["done"]), found["affine"], found["canonical"], found["metric"])
+    def read(self, expected: Mapping[str, tuple[torch.dtype, tuple[int | str | None, ...]]]) -> dict[str, Tensor]:
+        """The tensors of an earlier run of the same fit.
+
+        Args:
+            expected: as :func:`asic3d.storage.read_safetensors` has it.
+
+        Raises:
+            StorageError: there is no file, it is damaged, or it is of other photos or settings.
+        """
+        found = read_safetensors(self.path, {**expected, "fingerprint": (torch.uint8, (None,))})
+        if bytes(found.pop("fingerprint").tolist()) != self.fingerprint.encode():
+            raise StorageError(f"'{self.path}' is of other photos or settings.")
+        return found
+
+
+def _save(checkpoint: Checkpoint, state: _State) -> None:
+    tensors = {"affine": state.affine, "canonical": state.canonical, "metric": state.metric}
+    checkpoint.write({**tensors, "done": torch.tensor([state.done])})
+
+
+def _load(checkpoint: Checkpoint, count: int, cells: int, channels: int) -> _State | None:
+    """The state of an earlier run of the same fit; None where there is none that can be used."""
+    expected = {
+        "affine": (torch.float64, (count, 3, 2)),
+        "canonical": (torch.float64, (count, cells, 2)),
+        "metric": (torch.float32, (channels, None)),
+        "done": (torch.int64, (1,)),
+    }
+    try:
+        found = checkpoint.read(expected)
+    except StorageError:
+        return None
+    done = int(found["done"])
+    return _State(done, found["affine"], found["canonical"], found["metric"]) if done >= 1 else None
 
 
 def fit_canonical(
@@ -119,13 +148,13 @@ def fit_canonical(
     """
     earlier, state = None, None
     if checkpoint is not None:
-        earlier = checkpoint.load(len(problem.start), problem.grid**2, problem.descriptors.shape[2])
-    for state in problem.rounds(earlier):
-        if checkpoint is not None and not problem.finished(state):
-            checkpoint.save(state)
+        earlier = _load(checkpoint, len(problem.start), problem.grid**2, problem.descriptors.shape[2])
+    for state in problem._rounds(earlier):
+        if checkpoint is not None and not problem._finished(state):
+            _save(checkpoint, state)
         if progress is not None:
-            progress(problem.progress(state))
-    return problem.result(state)
+            progress(problem._progress(state))
+    return problem._result(state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +212,7 @@ class Problem:
         packed = pack_cells(few)
         pairs = choose_pairs(descriptors, cells, config.partners)
         buddies = _matched(descriptors[..., : config.coarse_channels], packed, pairs, None, config)
-        turns = torch.zeros(len(maps), dtype=torch.long) if maps.turns is None else maps.turns
-        start = oriented(start_affine(recurring * usable), turns)
+        start = oriented(start_affine(recurring * usable), maps.quarters)
         weight = match_weights(buddies, recurring.flatten(1), config.similarity_power)
         ways = (0, MIRRORED) if config.flips else (0,)
         support = pair_support(buddies, weight, affine_map(start, maps.grid), pairs, ways)
@@ -218,35 +246,37 @@ class Problem:
 
     def outliers(self) -> tuple[int, ...]:
         """The photos that show something else than the others do, by index."""
-        return find_outliers(self.support, self.pairs, (self.probability * self.mask()).sum(1))
+        return find_outliers(self.support, self.pairs, (self.probability * self._mask()).sum(1))
 
-    def mask(self) -> Tensor:
+    def _mask(self) -> Tensor:
         """(N, G * G) float32: 1 for the cells that show the object."""
-        return torch.zeros_like(self.probability).scatter_add_(1, self.cells.index, self.cells.used.float()).clamp(max=1)
+        return (
+            torch.zeros_like(self.probability).scatter_add_(1, self.cells.index, self.cells.used.float()).clamp(max=1)
+        )
 
     @property
-    def total(self) -> int:
+    def _total(self) -> int:
         return self.config.affine_rounds + self.config.spline_rounds + self.config.metric_rounds
 
-    def finished(self, state: _State) -> bool:
-        return state.done >= self.total
+    def _finished(self, state: _State) -> bool:
+        return state.done >= self._total
 
-    def progress(self, state: _State) -> Progress:
+    def _progress(self, state: _State) -> Progress:
         affine = self.config.affine_rounds
         if state.done <= affine:
             return Progress("matching", state.done, affine)
-        return Progress("canonical", state.done - affine, self.total - affine)
+        return Progress("canonical", state.done - affine, self._total - affine)
 
-    def rounds(self, state: _State | None) -> Iterator[_State]:
+    def _rounds(self, state: _State | None) -> Iterator[_State]:
         """The state after each round that is still to do; at least one."""
         grid = self.grid
-        done = 0 if state is None else min(state.done, self.total - 1)
+        done = 0 if state is None else min(state.done, self._total - 1)
         affine = self.start if state is None else state.affine.to(self.start.device)
         canonical = None if state is None else state.canonical.to(self.start.device)
         metric = torch.eye(len(self.axes.T), device=self.start.device) if state is None else state.metric
         metric = metric.to(self.descriptors)
-        while done < self.total:
-            buddies = self.match(done, canonical, metric)
+        while done < self._total:
+            buddies = self._match(done, canonical, metric)
             weight = match_weights(buddies, self.probability, self.config.similarity_power)
             if done < self.config.affine_rounds:
                 scales = AFFINE_SCALES[min(done, 1)]
@@ -270,7 +300,7 @@ class Problem:
                 )
             yield _State(done, affine, canonical, metric)
 
-    def match(self, done: int, canonical: Tensor | None, metric: Tensor) -> BestBuddies:
+    def _match(self, done: int, canonical: Tensor | None, metric: Tensor) -> BestBuddies:
         """The best buddies of one round."""
         if canonical is None:
             return self.buddies
@@ -278,34 +308,30 @@ class Problem:
         if done < self.config.affine_rounds + self.config.spline_rounds:
             descriptors = self.descriptors[..., : self.config.coarse_channels]
         else:
-            descriptors = self.shared(self.in_metric(metric), near, self.few)
+            descriptors = self._shared(self._in_metric(metric), near, self.few)
         return _matched(descriptors, self.few, self.pairs, near, self.config)
 
-    def in_metric(self, metric: Tensor) -> Tensor:
+    def _in_metric(self, metric: Tensor) -> Tensor:
         return F.normalize(self.descriptors @ metric, dim=2)
 
-    def shared(self, descriptors: Tensor, canonical: Tensor, queries: Cells | None) -> Tensor:
+    def _shared(self, descriptors: Tensor, canonical: Tensor, queries: Cells | None) -> Tensor:
         prior = self.config.sharing_prior
         return propagate(descriptors, self.few, self.pairs, canonical, prior, queries=queries)
 
-    def result(self, state: _State | None) -> Fit:
+    def _result(self, state: _State | None) -> Fit:
         assert state is not None, "there is at least one round"
         canonical = state.canonical.float()
-        plain = self.in_metric(state.metric)
-        descriptors = self.shared(plain, canonical, None)
-        buddies = find_best_buddies(descriptors, self.few, self.pairs, canonical, self.config.match_prior)
-        weights = match_weights(buddies, self.probability, self.config.similarity_power)
-        squared = (canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]) ** 2
+        plain = self._in_metric(state.metric)
         return Fit(
             projection=self.axes @ state.metric,
             mean=self.mean,
             plain=plain,
-            descriptors=descriptors,
             canonical=canonical,
             cells=self.cells,
+            matched=self.few,
+            probability=self.probability,
             pairs=self.pairs,
-            buddies=buddies,
-            weights=weights * robust_weight(squared.sum(1), 0.15).double(),
+            **_settled(plain, canonical, self.few, self.pairs, self.probability, self.config),
         )
 
 
@@ -314,11 +340,29 @@ def _matched(
 ) -> BestBuddies:
     buddies = find_best_buddies(descriptors, cells, pairs, canonical, config.match_prior)
     if len(buddies) < 3:
-        raise AlignmentError(
-            "Hardly anything in these photos can be matched: no three places look alike in any two of them. "
-            "Check that they show the same object, or mark it with --masks."
-        )
+        raise AlignmentError(NOTHING_MATCHES)
     return buddies
+
+
+def moved(fit: Fit, canonical: Tensor, config: AlignmentConfig) -> Fit:
+    """A fit with its cells at other canonical coordinates, (N, G * G, 2) float32: shared and matched once more."""
+    settled = _settled(fit.plain, canonical, fit.matched, fit.pairs, fit.probability, config)
+    return replace(fit, canonical=canonical, **settled)
+
+
+def _settled(
+    plain: Tensor, canonical: Tensor, matched: Cells, pairs: Tensor, probability: Tensor, config: AlignmentConfig
+) -> dict[str, Any]:
+    """The descriptors with what the partners show, the last matches, and their weights."""
+    descriptors = propagate(plain, matched, pairs, canonical, config.sharing_prior)
+    buddies = find_best_buddies(descriptors, matched, pairs, canonical, config.match_prior)
+    weights = match_weights(buddies, probability, config.similarity_power)
+    squared = (canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]) ** 2
+    return {
+        "descriptors": descriptors,
+        "buddies": buddies,
+        "weights": weights * robust_weight(squared.sum(1), 0.15).double(),
+    }
 
 
 def object_cells(probability: Tensor, valid: Tensor) -> Tensor:

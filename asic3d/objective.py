@@ -39,6 +39,7 @@ class Batch:
         second: (P, K, 2), normalised, their partners in the second.
         used: (P, K) bool; the other entries are padding.
         warped: the same photos in other shapes and colours; None where equivariance is not asked for.
+        rest: (B, H, H, 2), the maps whose total variation counts as none; None for the identity.
     """
 
     photos: Tensor
@@ -49,6 +50,7 @@ class Batch:
     second: Tensor
     used: Tensor
     warped: WarpedPhotos | None = None
+    rest: Tensor | None = None
 
 
 def map_both(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -89,7 +91,8 @@ def objective(
         first, second = sample_map(matched, torch.cat([batch.first, batch.second])).chunk(2)
         found["contrastive"] = contrastive_loss(first, second, batch.used, temperature=config.temperature)
     if weights["smoothness"]:
-        found["smoothness"] = total_variation_loss(canonical - _identity(canonical))
+        rest = _identity(canonical) if batch.rest is None else batch.rest
+        found["smoothness"] = total_variation_loss(canonical - rest)
     if weights["parts"]:
         found["parts"] = parts_loss(canonical, batch.parts, config.parts)
     if weights["equivariance"]:

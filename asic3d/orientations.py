@@ -8,7 +8,6 @@ back onto its own cells, and its map into the canonical plane starts turned.
 
 from collections.abc import Sequence
 from pathlib import Path
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ _SCALES = (0.6, 0.4, 0.25)
 _SUPPORT_SCALE = 0.15
 _STEPS = 3  # solves at each scale
 _RIDGE = 0.05  # pull towards the same place, size and direction
-_UPRIGHT = 1.5
+UPRIGHT = 1.5
 """By what factor a turn must be better than none: most photos stand upright."""
 _UNLIKE = 0.17
 """A photo whose support is below this share of the usual one shows something else."""
@@ -265,7 +264,7 @@ def _table(scores: Tensor, pairs: Tensor, orientations: Sequence[int], count: in
     table = torch.zeros(count, count, len(MATRICES), dtype=torch.float64)
     i, j = pairs.cpu().T
     for column, orientation in enumerate(orientations):
-        raised = scores[:, column].double().cpu() * (_UPRIGHT if orientation % MIRRORED == 0 else 1.0)
+        raised = scores[:, column].double().cpu() * (UPRIGHT if orientation % MIRRORED == 0 else 1.0)
         table[i, j, orientation] = raised
         table[j, i, INVERSES[orientation]] = raised
     return table
@@ -304,7 +303,7 @@ def find_turns(turned: Tensor, valid: Tensor, partners: int) -> tuple[Tensor, bo
 
 
 def find_flips(support: Tensor, pairs: Tensor, count: int) -> Tensor:
-    """(N,) bool, the photos that are mirrored, from (E, 2) support of pairs as they are and with the second mirrored."""
+    """The photos that face the other way, (N,) bool, from (E, 2) support of pairs: as they are, and one mirrored."""
     return synchronise(_table(support, pairs, (0, MIRRORED), count), (0, MIRRORED)) == MIRRORED
 
 

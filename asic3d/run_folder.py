@@ -17,8 +17,9 @@ from torch import Tensor
 from asic3d.alignment import Alignment, Placing
 from asic3d.collection import Collection, Photo, load_photo
 from asic3d.config import AlignmentConfig
-from asic3d.correspondences import CanonicalSpace
+from asic3d.correspondences import CanonicalSpace, canonical_space
 from asic3d.errors import CollectionError, ConfigError, StorageError
+from asic3d.optimisation import COLUMNS, Trained
 from asic3d.photo_folder import shown
 from asic3d.storage import (
     FORMAT_VERSION,
@@ -35,6 +36,10 @@ from asic3d.storage import (
 
 TENSORS = "alignment.safetensors"
 MASKS = "masks"
+LOSSES = "losses.csv"
+_Expected = dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]]
+_TRAINED: _Expected = {"image": (torch.float32, (4, "R", "R")), "losses": (torch.float32, (None, len(COLUMNS)))}
+"""The tensors of a run whose maps were trained or refined."""
 
 
 def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> None:
@@ -49,12 +54,24 @@ def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> No
     files: dict[Path, bytes] = {}
     for name, path in zip(alignment.names, _mask_files(folder, alignment.names), strict=True):
         files[path] = cv2.imencode(".png", alignment.mask(name))[1].tobytes()
+    if alignment.trained is None:
+        stale.add(folder / LOSSES)
+    else:
+        files[folder / LOSSES] = _losses_table(alignment.trained)
     stale -= set(files)
     files[folder / TENSORS] = tensors
     files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, hashlib.sha256(tensors).hexdigest()))
     write_together(files)
     for path in stale:
         path.unlink(missing_ok=True)
+
+
+def _losses_table(trained: Trained) -> bytes:
+    """CSV: a row for each iteration, counted from 1."""
+    lines = [",".join(["iteration", *COLUMNS])]
+    for iteration, row in enumerate(trained.losses.tolist(), 1):
+        lines.append(",".join([str(iteration), *(f"{value:.6g}" for value in row)]))
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _mask_files(folder: Path, names: "tuple[str, ...] | list[str]") -> Iterator[Path]:
@@ -87,6 +104,7 @@ def _tensors(alignment: Alignment) -> dict[str, Tensor]:
             f"mask{i}": torch.from_numpy(np.round(mask * 255).astype(np.uint8))
             for i, mask in enumerate(alignment.masks)
         },
+        **({} if alignment.trained is None else vars(alignment.trained)),
     }
 
 
@@ -99,7 +117,10 @@ def _facts(alignment: Alignment, folder: Path, tensors: str) -> dict[str, Any]:
         "device": alignment.device,
         "photo_folder": str(root.resolve()),
         "photo_folder_from_here": os.path.relpath(root.resolve(), folder.resolve()),
-        "photos": [_photo_facts(photo, root) for photo in alignment.collection.photos],
+        "photos": [
+            {**_photo_facts(photo, root), **_standing(alignment, index)}
+            for index, photo in enumerate(alignment.collection.photos)
+        ],
         "left_out": alignment.collection.left_out,
         "collection_warnings": alignment.collection.warnings,
         "warnings": alignment.warnings,
@@ -110,6 +131,16 @@ def _facts(alignment: Alignment, folder: Path, tensors: str) -> dict[str, Any]:
         "tensors_sha256": tensors,
         "versions": {"python": platform.python_version(), **_versions("asic3d", "torch", "timm", "numpy")},
     }
+
+
+def _standing(alignment: Alignment, index: int) -> dict[str, Any]:
+    """How a photo stands, where that is not as most others do."""
+    facts = {
+        "turned": alignment.turns[index] if alignment.turns else 0,
+        "mirrored": bool(alignment.mirrored and alignment.mirrored[index]),
+        "outlier": alignment.names[index] in alignment.outliers,
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def _photo_facts(photo: Photo, root: Path) -> dict[str, Any]:
@@ -144,15 +175,14 @@ def read_alignment(folder: Path) -> Alignment:
     except (ConfigError, TypeError) as error:
         raise _damaged(folder, f"its settings can't be used ({error})") from None
     collection = _load_photos(run, folder)
-    tensors = _read_tensors(run, folder, len(collection))
+    trained = config.mapping == "network" or config.refine_steps > 0
+    tensors = _read_tensors(run, folder, len(collection), _TRAINED if trained else {})
     count = len(collection)
-    space = CanonicalSpace(
-        tensors["descriptors"].float(),
-        tensors["canonical"],
-        tensors["foreground"],
-        tensors["valid"],
-        config.transfer_prior,
-    )
+    places = (tensors["canonical"], tensors["foreground"], tensors["valid"])
+    if config.mapping == "network":
+        space = canonical_space(*places)
+    else:
+        space = CanonicalSpace(tensors["descriptors"].float(), *places, config.transfer_prior)
     return Alignment(
         collection=collection,
         config=config,
@@ -172,13 +202,25 @@ def read_alignment(folder: Path) -> Alignment:
         warnings=_texts(run, "warnings", folder),
         backbone=_text(run, "backbone", folder),
         device=_text(run, "device", folder),
+        trained=Trained(**{name: tensors[name] for name in _TRAINED}) if trained else None,
+        turns=tuple(_quarters(entry, folder) for entry in _photos(run, folder)),
+        mirrored=tuple(entry.get("mirrored") is True for entry in _photos(run, folder)),
+        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if entry.get("outlier") is True),
     )
 
 
-def _read_tensors(run: dict[str, Any], folder: Path, count: int) -> dict[str, Tensor]:
+def _quarters(entry: dict[str, Any], folder: Path) -> int:
+    turns = entry.get("turned", 0)
+    if turns not in (0, 1, 2, 3) or isinstance(turns, bool):
+        raise _damaged(folder, f"a photo is turned by {turns!r} quarters")
+    return int(turns)
+
+
+def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expected) -> dict[str, Tensor]:
     grid = _whole_number(run, "grid", folder, 256)
     cells = grid**2
-    expected: dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]] = {
+    expected: _Expected = {
+        **others,
         "descriptors": (torch.float16, (count, cells, "D")),
         "canonical": (torch.float32, (count, cells, 2)),
         "foreground": (torch.float32, (count, cells)),

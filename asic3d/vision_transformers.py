@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asic3d.backbones import BackboneOutput, fingerprint, import_timm
+from asic3d.backbones import EMBEDDED, BackboneOutput, fingerprint, import_timm
 from asic3d.checkpoints import HUB_FILE, fetch, find_on_disk, read_checkpoint
 from asic3d.errors import BackboneError
 
@@ -174,7 +174,7 @@ def _fetched(name: str) -> Path:
         raise BackboneError(
             f"The weights of {name} are not on this machine and can't be fetched: {error}.{licence} Get them with "
             f"'hf download {architecture.repository} {HUB_FILE}' where there is a network, and give the file with "
-            "--weights."
+            f"--weights; or take the network that needs none: --backbone {EMBEDDED}."
         ) from error
 
 

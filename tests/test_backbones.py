@@ -206,6 +206,9 @@ def test_another_backbone_can_be_registered(monkeypatch):
 
     register_backbone("grey", Grey)
     assert load_backbone("grey", level=0.5)(torch.ones(1, 3, 2, 2)).taps[0].mean() == 0.5
+    wishes = {"level": 0.25, "stride": 2}
+    assert load_backbone("grey", wishes=wishes)(torch.ones(1, 3, 2, 2)).taps[0].mean() == 0.25  # it has no stride
+    assert load_backbone("grey", wishes=wishes, level=0.5)(torch.ones(1, 3, 2, 2)).taps[0].mean() == 0.5
     assert error_of(register_backbone, "grey", Grey) == (
         "There is a backbone 'grey' already; register yours under another name."
     )
@@ -321,7 +324,7 @@ def test_a_named_backbone_without_weights_says_how_to_get_them(nothing_on_disk, 
     assert error_of(load_backbone, "dino-vits8") == (
         "The weights of dino-vits8 are not on this machine and can't be fetched: HF_HUB_OFFLINE is set. Get them with "
         "'hf download timm/vit_small_patch8_224.dino model.safetensors' where there is a network, and give the file "
-        "with --weights."
+        "with --weights; or take the network that needs none: --backbone efficientnet-lite0."
     )
     assert "accepted first: https://ai.meta.com/resources/models-and-libraries/dinov3-license" in error_of(
         load_backbone, "dinov3-vits16"

@@ -110,3 +110,94 @@ def test_a_text_that_is_no_such_number_is_refused(name, text):
 def test_settings_of_an_alignment_survive_json():
     config = make_config(seed=9, bending=0.25, backbone="efficientnet-lite0")
     assert AlignmentConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+# --- a file of settings
+
+
+def settings_file(folder: Path, text: str | bytes) -> Path:
+    path = folder / "settings.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_file_wins_over_the_preset_and_arguments_over_the_file(tmp_path):
+    path = settings_file(tmp_path, 'preset = "paper"\nsteps = 300\nwarp_scale = 1\ncompile = true\n')
+    config = make_config(file=path, steps="20")
+    assert config == make_config("paper", steps=20, warp_scale=1.0, compile=True)
+    assert make_config("fast", file=path) == make_config("fast", steps=300, warp_scale=1.0, compile=True)
+    assert make_config(file=str(path)).steps == 300
+
+
+def test_a_files_preset_gives_way_to_what_the_file_says_itself(tmp_path):
+    assert make_config(file=settings_file(tmp_path, 'grid = 16\npreset = "paper"\n')).grid == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sead = 3", f"In '{{}}': There is no setting 'sead'; the settings are: {', '.join(FIELDS)}."),
+        ("[steps]\nn = 1", "In '{}': The setting 'steps' takes a value of type int, not {{'n': 1}}."),
+        ("steps = 1.5", "In '{}': The setting 'steps' takes a value of type int, not 1.5."),
+        ('steps = "3"', "In '{}': The setting 'steps' takes a value of type int, not '3'."),
+        ("steps = true", "In '{}': The setting 'steps' takes a value of type int, not True."),
+        ("compile = 1", "In '{}': The setting 'compile' takes a value of type bool, not 1."),
+        ("steps = 0", "In '{}': The setting 'steps' must lie between 1 and 1e+07; 0 does not."),
+        ("warp_scale = nan", "In '{}': The setting 'warp_scale' must lie between 0 and 2; nan does not."),
+        ("seed = 07:32:00", "In '{}': The setting 'seed' takes a value of type int, not datetime.time(7, 32)."),
+        ('preset = "best"', "In '{}': There is no preset 'best'; choose one of: fast, paper."),
+        (
+            'precision = "half"',
+            "In '{}': The setting 'precision' must be one of: auto, float32, bfloat16; 'half' is not.",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named_with_the_file(tmp_path, text, message):
+    path = settings_file(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        make_config(file=path)
+    assert str(caught.value) == message.format(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["steps", "steps = ", "= 3", "a = 1\na = 1", b"\xff\xfe", b"\x00", "x = " + "[" * 5000]
+)
+def test_a_file_that_is_no_toml(tmp_path, text):
+    path = settings_file(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        make_config(file=path)
+    assert str(caught.value).startswith(f"'{path}' is not valid TOML (")
+    assert str(caught.value).endswith("). Write one 'name = value' on each line.")
+
+
+def test_a_file_that_is_not_there_or_a_folder(tmp_path):
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(ConfigError) as caught:
+            make_config(file=path)
+        assert str(caught.value).startswith(f"The settings '{path}' can't be read (")
+
+
+def test_a_text_out_of_a_choice_is_refused():
+    assert message(mapping="net") == "The setting 'mapping' must be one of: spline, network; 'net' is not."
+
+
+def test_the_papers_preset_has_the_papers_numbers():
+    config = make_config("paper")
+    told = {name: getattr(config, name) for name in FIELDS if name.startswith("weight_")}
+    assert told == {
+        "weight_contrastive": 30.0,
+        "weight_smoothness": 15000.0,
+        "weight_parts": 10.0,
+        "weight_equivariance": 1.0,
+        "weight_reconstruction": 1.0,
+        "weight_mask": 0.1,
+    }
+    assert (config.steps, config.batch, config.learning_rate) == (20000, 20, 0.003)
+    assert (config.restart_period, config.restart_decay) == (10000, 0.9)
+    assert (config.working_size, config.grid_resolution, config.network_width) == (256, 256, 0.5)
+    assert (config.backbone, config.stride, config.mapping, config.parts) == ("dino-vits8", 2, "network", 4)
+
+
+def test_a_backbone_is_asked_only_for_what_is_set():
+    assert make_config("fast").backbone_options == {}
+    assert make_config("paper").backbone_options == {"stride": 2, "side": 256}

@@ -53,7 +53,7 @@ def show_run(console: Console, alignment: "Alignment", run: Path, seconds: dict[
         "",
         _time_table(seconds),
         "",
-        _results(run),
+        _results(run, takes_more=alignment.config.mapping != "network"),
     )
 
 
@@ -98,7 +98,7 @@ def _time_table(seconds: dict[str, float]) -> "Table":
     return table
 
 
-def _results(run: Path) -> "Text":
+def _results(run: Path, *, takes_more: bool) -> "Text":
     """Where the results are, and what to do with them; never broken over lines, so that it can be copied."""
     from rich.text import Text
 
@@ -107,7 +107,7 @@ def _results(run: Path) -> "Text":
         ("Report", str(run / "report.html")),
         ("Masks", str(run / "masks")),
         ("Next", f"asic3d transfer {named}--source A --target B --point X,Y"),
-        ("", f"asic3d add {quoted(run)} PHOTO"),
+        *([("", f"asic3d add {quoted(run)} PHOTO")] if takes_more else []),
     )
     parts = [part for label, value in lines for part in ((f"{label:8}", ""), (f"{value}\n", "bold"))]
     text = Text.assemble(*parts, no_wrap=True)

@@ -60,6 +60,7 @@ STAGES = {
     "foreground": "Finding the object",
     "matching": "Matching the photos with each other",
     "canonical": "Laying all photos into one shared frame",
+    "training": "Training the maps into the shared frame",
     "confidence": "Judging every place",
     "saving": "Saving",
     "report": "Writing the report",
