@@ -1,6 +1,6 @@
 """From points of one photo to points of another, with what each answer is worth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ class CanonicalSpace:
     foreground: Tensor
     valid: Tensor
     prior: float
-    on_object: bool = False
+    on_object: bool = field(default=False, kw_only=True)  # so that a subclass may ask for more
 
     @property
     def grid(self) -> int:

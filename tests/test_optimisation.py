@@ -19,7 +19,7 @@ from asic3d.optimisation import COLUMNS, NetworkMap, map_photos, step_size, trai
 from asic3d.storage import read_safetensors, write_safetensors
 from asic3d.training_set import TrainingSet
 
-SIZE, STEPS = 32, 8
+SIZE, STEPS = 32, 6
 PLACES = ((-0.35, -0.2), (0.3, 0.1), (0.0, 0.35))  # of the disc in each photo, normalised
 RADIUS = 0.5
 CONFIG = AlignmentConfig(
@@ -167,7 +167,7 @@ def interrupted(data, path: Path, count: int, fingerprint="these photos", config
     return checkpoint
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_an_interrupted_training_goes_on_to_the_same_bits(planted, whole, tmp_path, count):
     checkpoint = interrupted(planted, tmp_path / "c.safetensors", count)
     seen = []
@@ -183,7 +183,7 @@ def test_an_interrupted_training_with_every_term_goes_on_to_the_same_bits(plante
 
 def test_a_training_that_is_interrupted_again_and_again_arrives(planted, whole, tmp_path):
     checkpoint = Checkpoint(tmp_path / "c.safetensors", "x")
-    for done in (2, 4, 6):
+    for done in (2, 4):
         with pytest.raises(Stop):
             trained(planted, checkpoint=checkpoint, progress=stop_after(done))
     assert_same(trained(planted, checkpoint=checkpoint), whole)
