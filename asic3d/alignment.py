@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from asic3d.backbones import load_backbone
+from asic3d.canonical_grid import CanonicalGrid, find_grid
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, ProgressCallback
 from asic3d.correspondences import (
@@ -30,6 +32,8 @@ from asic3d.errors import AlignmentError, ConfigError
 from asic3d.features import extract_features
 from asic3d.fitting import Checkpoint, Fit, fit_canonical
 from asic3d.foreground import Foreground, find_foreground, full_mask
+from asic3d.parts import full_parts, object_parts, part_shares
+from asic3d.propagation import propagate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -108,6 +112,43 @@ class Alignment:
     def foreground(self) -> Tensor:
         """(N, G, G) float32 in [0, 1]: probability that a cell shows the object."""
         return self._on_grid(self.space.foreground)
+
+    @cached_property
+    def canonical_grid(self) -> CanonicalGrid:
+        """What the object looks like in the canonical plane: one picture of all photos, solved for when first used."""
+        return find_grid(self)
+
+    @property
+    def parts(self) -> Tensor:
+        """(N, G, G) int64: part of the object, 0 to ``config.parts - 1``, the same in every photo; -1 = not object."""
+        return object_parts(self._part_shares, self.foreground)
+
+    @cached_property
+    def _part_shares(self) -> Tensor:
+        config = self.config
+        return part_shares(self.features, self.foreground, config.parts, config.seed, canonical=self.canonical)
+
+    def part_map(self, name: str, mask: np.ndarray | None = None) -> np.ndarray:
+        """The parts of a photo, drawn to its edges: (H, W) int8 of the original upright size; -1 = not the object.
+
+        Args:
+            name: the photo.
+            mask: (h, w) uint8, 255 = object: a mask of the size that is wanted, in place of :meth:`mask`.
+
+        Raises:
+            CollectionError: there is no such photo.
+        """
+        index = self.collection.index(name)
+        wanted = self.mask(name) if mask is None else mask
+        return full_parts(self.collection[index], self._part_shares[index], wanted)
+
+    def propagate(self, edit: "str | Path | np.ndarray", *, source: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Paints on every photo what is painted on one; see :func:`asic3d.propagation.propagate`.
+
+        Example:
+            >>> layers = dict(alignment.propagate("edit.png", source="a.jpg"))  # doctest: +SKIP
+        """
+        return propagate(self, edit, source)
 
     def _on_grid(self, values: Tensor) -> Tensor:
         return values.reshape(len(values), self.space.grid, self.space.grid, *values.shape[2:])

@@ -25,6 +25,8 @@ from asic3d.unfolding import CONTROL_POINTS, Distortion, Unfolding, measure_dist
 if TYPE_CHECKING:
     from asic3d.alignment import Alignment
 
+GRID_FILE = "canonical_grid.safetensors"
+"""What the file of a grid is called in a run folder."""
 RESOLUTION = 256
 """Cells along a side of the grid."""
 _DENSITY = 1.6
@@ -217,6 +219,29 @@ def solve_grid(
     )
     figures = np.array([_psnr(photo, grid.reconstruct(photo)) for photo in photos], np.float32)
     return replace(grid, psnr=figures[:, 0], psnr_matched=figures[:, 1])
+
+
+def lay_out_cells(grid: CanonicalGrid, canonical: Tensor, cells: Tensor, weight: Tensor) -> np.ndarray:
+    """Values of the photos' cells in the grid, the mean over all photos.
+
+    Args:
+        grid: where they are laid out.
+        canonical: (N, G, G, 2) float, canonical coordinates.
+        cells: (N, G, G) float, the values.
+        weight: (N, G, G) float, what each counts.
+
+    Returns:
+        (R, R) float32; NaN where no photo says anything.
+    """
+    size = (grid.resolution, grid.resolution)
+    total = np.zeros((*size, 2), np.float32)
+    for where, values, counts in zip(canonical, cells, weight, strict=True):
+        stacked = torch.cat([where, values[..., None], counts[..., None]], -1).float().cpu().numpy()
+        fine = cells_to_photo(stacked, (2 * size[0], 2 * size[1])).reshape(-1, 4)
+        count = fine[:, 3:].clip(0)
+        total += splat(grid.place(fine[:, :2]), np.hstack([fine[:, 2:3] * count, count]), grid.resolution)
+    total = cv2.GaussianBlur(total, (0, 0), 1.0)
+    return np.where(total[..., 1] > 1e-3, total[..., 0] / np.maximum(total[..., 1], 1e-9), np.nan).astype(np.float32)
 
 
 def _psnr(photo: MappedPhoto, painted: np.ndarray) -> tuple[float, float]:

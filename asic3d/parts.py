@@ -47,6 +47,11 @@ def find_parts(
         torch.Size([2, 8, 8])
     """
     shares = part_shares(features, foreground, count, seed, canonical=canonical)
+    return object_parts(shares, foreground)
+
+
+def object_parts(shares: Tensor, foreground: Tensor) -> Tensor:
+    """The likeliest part of each cell, (N, G, G) int64, from :func:`part_shares`; -1 where it is not the object."""
     return torch.where(foreground > _OBJECT, shares.argmax(-1), -1)
 
 

@@ -64,13 +64,13 @@ def propagate(alignment: "Alignment", edit: "str | Path | np.ndarray", source: s
             scaled to the photo's, with a warning.
         source: name of the photo that it is painted on.
 
-    Yields:
-        Each photo's name and its layer: (height, width, 4) uint8 RGBA, not premultiplied, of the photo's original
-        upright size. The edited photo's own layer is the edit exactly. Photos come in their order.
+    Returns:
+        An iterator, which works photo by photo, over each photo's name and its layer: (height, width, 4) uint8 RGBA,
+        not premultiplied, of the photo's original upright size. The edited photo's own layer is the edit exactly.
+        Photos come in their order.
 
     Raises:
-        EditError: the edit can't be read, has no transparency, or has other proportions than its photo. Raised when
-            the first layer is asked for.
+        EditError: the edit can't be read, has no transparency, or has other proportions than its photo.
         CollectionError: there is no photo of that name.
 
     Example:
@@ -79,14 +79,16 @@ def propagate(alignment: "Alignment", edit: "str | Path | np.ndarray", source: s
     """
     index = alignment.collection.index(source)
     source = alignment.names[index]
-    size = alignment.sizes[index]
-    layer = fitted_edit(edit, size, source)
+    return _layers(alignment, fitted_edit(edit, alignment.sizes[index], source), source)
+
+
+def _layers(alignment: "Alignment", layer: np.ndarray, source: str) -> Iterator[tuple[str, np.ndarray]]:
     pyramid = _pyramid(_premultiplied(layer))
     for name in alignment.names:
         if name == source:
             yield name, layer
             continue
-        found = backward_map(alignment.dense(name, source), max(size))
+        found = backward_map(alignment.dense(name, source), max(layer.shape[:2]))
         yield name, warp_layer(pyramid, found, alignment.mask(name))
 
 
