@@ -92,7 +92,7 @@ class CanonicalGrid:
         distortion: of the maps from the photos into the grid.
         distortion_before: of the maps into the canonical plane of the alignment.
         psnr: (N,) float32, dB, how exactly each photo's object comes back when it is painted from the grid.
-        psnr_matched: (N,) float32, dB, the same after a gain and an offset of each channel, which is what light changes.
+        psnr_matched: (N,) float32, dB, the same after a gain and an offset of each channel, as light changes it.
     """
 
     colour: np.ndarray
@@ -125,7 +125,6 @@ class CanonicalGrid:
     def reconstruct(self, photo: "MappedPhoto") -> np.ndarray:
         """A photo painted from the grid, as if taken in the grid's light: (h, w, 3) float32; read it in its mask."""
         return self.sample(photo.canonical)
-
 
 
 def map_photo(
@@ -256,7 +255,11 @@ def _psnr(photo: MappedPhoto, painted: np.ndarray) -> tuple[float, float]:
         covariance = ((found[:, channel] - level) * wanted[:, channel]).mean()
         gain = covariance / spread if spread > 1e-12 else 0.0
         matched[:, channel] = wanted[:, channel].mean() + gain * (found[:, channel] - level)
-    return tuple(-10 * float(np.log10(max(((wanted - f) ** 2).mean(), 1e-10))) for f in (found, matched))
+    return _decibels(wanted - found), _decibels(wanted - matched)
+
+
+def _decibels(error: np.ndarray) -> float:
+    return -10 * float(np.log10(max((error**2).mean(), 1e-10)))
 
 
 def to_cells(plane: np.ndarray, extent: float, resolution: int) -> np.ndarray:

@@ -19,7 +19,7 @@ _POSITION = 0.5
 _ATTEMPTS = 6
 """Starts of k-means, the best of which counts."""
 _SOFTNESS = 0.25
-"""Squared distances, in units of their median to the nearest centre, over which parts blend before they are smoothed."""
+"""Squared distance, in units of its median to the nearest centre, over which parts blend before smoothing."""
 
 
 def find_parts(
@@ -113,6 +113,8 @@ def _described(features: Tensor, inside: Tensor, canonical: Tensor | None) -> Te
 
 def _centres(cells: Tensor, count: int, seed: int) -> Tensor:
     """(count, D) float32 centres of k-means; equal runs give equal centres."""
+    if count == 1:  # OpenCV takes a single cell for as many cells as it has channels
+        return cells.mean(0, keepdim=True)
     cv2.setRNGSeed(seed)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
     values = np.ascontiguousarray(cells.cpu().numpy(), np.float32)
@@ -123,10 +125,7 @@ def _centres(cells: Tensor, count: int, seed: int) -> Tensor:
 def _left_to_right(described: Tensor, centres: Tensor, inside: Tensor, canonical: Tensor | None) -> Tensor:
     """(K,) int64: the clusters by their mean x, so that a part's number does not hang on the start of k-means."""
     label = torch.cdist(described[inside], centres).argmin(1)
-    if canonical is not None:
-        x = canonical[inside][:, 0]
-    else:
-        x = inside.nonzero()[:, 2]
+    x = inside.nonzero()[:, 2] if canonical is None else canonical[inside][:, 0]
     total = torch.zeros(len(centres), dtype=torch.float64, device=label.device).index_add_(0, label, x.double())
     return (total / label.bincount(minlength=len(centres)).clamp(min=1)).argsort(stable=True)
 

@@ -145,8 +145,8 @@ def backward_map(dense: DenseMap, longest: int) -> BackwardMap:
         trust = confidence.clip(1e-3) * (scale**2 / (scale**2 + residual**2)) ** 2
     loose = _blurred(np.minimum(residual, 3 * _LOOSE) * confidence.clip(1e-3)) / _blurred(confidence.clip(1e-3))
     sure = np.clip((_blurred(confidence) - _UNSURE) / (_SURE - _UNSURE), 0, 1)
-    opacity = _smoothstep(sure) * _smoothstep(np.clip(2 - 2 * loose / _LOOSE, 0, 1)) * _unbroken(
-        fitted, dense.size, longest
+    opacity = (
+        _smoothstep(sure) * _smoothstep(np.clip(2 - 2 * loose / _LOOSE, 0, 1)) * _unbroken(fitted, dense.size, longest)
     )
     return BackwardMap(fitted.astype(np.float32), opacity.astype(np.float32), dense.size)
 
@@ -258,8 +258,8 @@ def _touched(edit: np.ndarray, found: BackwardMap) -> tuple[int, int, int, int] 
 def _cubic_rows(count: int, length: int, places: np.ndarray) -> np.ndarray:
     """(P, count) weights that interpolate ``count`` samples, spread over ``length`` pixels, at (P,) pixels.
 
-    Catmull and Rom's cubic, written out because OpenCV rounds the place to a 32nd of a sample, which would show as steps
-    where one sample stands for many pixels.
+    Catmull and Rom's cubic, written out because OpenCV rounds the place to a 32nd of a sample, which would show as
+    steps where one sample stands for many pixels.
     """
     at = ((places + 0.5) * (count / length) - 0.5).clip(0, count - 1)
     first = np.floor(at).astype(int)

@@ -110,7 +110,8 @@ def unfold(canonical: Tensor, weight: Tensor) -> tuple[Unfolding, float]:
         The unfolding, and the extent: the object lies in [-extent, extent]^2 of the unfolded plane.
     """
     points, grid = canonical.double(), canonical.shape[1]
-    reach = 1.05 * float(points[weight > 0].abs().max()) if bool((weight > 0).any()) else 1.0
+    object_points = points[weight > 0] if bool((weight > 0).any()) else points
+    reach = max(1.05 * float(object_points.abs().max()), 1e-3)
     here = _basis(points / reach, points).reshape(len(points), grid, grid, -1)
     steps, counts, places = [], [], []
     for dim, step in ((2, (1.0, 0.0)), (1, (0.0, 1.0))):
@@ -129,7 +130,7 @@ def unfold(canonical: Tensor, weight: Tensor) -> tuple[Unfolding, float]:
         control, size = _better(control, size, steps, counts, places)
     unfolding = Unfolding(control, reach, points.new_zeros(2))
     low, high = _box(unfolding(points).reshape(-1, 2), weight.double().flatten())
-    return Unfolding(control, reach, -(low + high) / 2), float((high - low).max() / 2)
+    return Unfolding(control, reach, -(low + high) / 2), max(float((high - low).max() / 2), 1e-3)
 
 
 def _better(

@@ -23,7 +23,8 @@ from asic3d_cli.runs import FOLDER, RUN
 )
 @click.argument("run", type=FOLDER, default=RUN)
 @click.option("--source", required=True, metavar="NAME", help="Photo that the edit is painted on; its name in the run.")
-@click.option("--edit", required=True, metavar="FILE", type=FOLDER, help="Picture of the photo's upright size, transparent where nothing is painted.")  # fmt: skip
+@click.option("--edit", required=True, metavar="FILE", type=FOLDER,
+              help="Picture of the photo's upright size, transparent where nothing is painted.")  # fmt: skip
 @click.option("-o", "--output", metavar="DIR", type=FOLDER, help="Where to write. [default: RUN/edits/NAME-OF-EDIT]")
 @click.option("--layers", is_flag=True, help="Write each photo's layer alone too, as PNG with transparency.")
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier call wrote there.")

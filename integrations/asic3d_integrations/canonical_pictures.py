@@ -58,13 +58,15 @@ def heat_maps(alignment: "Alignment", grid: CanonicalGrid) -> tuple[HeatMap, ...
     most = max(0.05, float(np.quantile(inside, 0.98)) if len(inside) else 0.0)
     return (
         HeatMap("Where the photos disagree", _heat(grid, spread / most), "0", f"{100 * most:.0f}% of white"),
-        HeatMap("Areas stretched or shrunk", _heat(grid, (stretch - 1) / (_MOST_STRETCH - 1)), "1 ×", f"{_MOST_STRETCH:g} ×"),
+        HeatMap(
+            "Areas stretched or shrunk", _heat(grid, (stretch - 1) / (_MOST_STRETCH - 1)), "1 ×", f"{_MOST_STRETCH:g} ×"
+        ),
         HeatMap("Angles changed", _heat(grid, angle / _MOST_ANGLE), "0°", f"{_MOST_ANGLE:g}°"),
     )
 
 
 def _heat(grid: CanonicalGrid, values: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] as colours, dark to bright: (R, R, 4) uint8; opaque where the object is shown and one is known."""
+    """Values in [0, 1] as colours, dark to bright: (R, R, 4) uint8, transparent beside the object."""
     level = np.rint(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
     return np.dstack([colours, np.rint(255 * grid_opacity(grid) * np.isfinite(values)).astype(np.uint8)])

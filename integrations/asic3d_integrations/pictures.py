@@ -26,11 +26,11 @@ PART_COLOURS = np.array(
         (0, 114, 178),
         (213, 94, 0),
         (204, 121, 167),
-        (110, 110, 110),
+        (0, 0, 0),
     ],
     np.uint8,
 )
-"""(8, 3) uint8: the colour of each part; those of Okabe and Ito, which colour-blind people can tell apart, and a grey."""
+"""(8, 3) uint8: the colour of each part: those of Okabe and Ito, which colour-blind people can tell apart."""
 
 _OKLAB_TO_LMS = np.array(
     [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]

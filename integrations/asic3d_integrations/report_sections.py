@@ -23,6 +23,7 @@ def sections(alignment: "Alignment", views: list[View], samples: SampledMatches)
     """The placeholders of ``report.html`` but those for version, style and script, with their HTML."""
     level, sentence = verdict.verdict(alignment)
     reference = samples.reference()
+    mapped = map_photos(alignment, alignment.canonical_grid.resolution)
     return {
         "title": escape(title(alignment)),
         "facts": _facts(alignment),
@@ -40,9 +41,7 @@ def sections(alignment: "Alignment", views: list[View], samples: SampledMatches)
         "parts": "\n".join(_parts(view) for view in views),
         "canonical_text": _canonical_text(alignment),
         "canonical": _canonical(alignment),
-        "repainted": "\n".join(
-            _repainted(alignment, view, photo) for view, photo in zip(views, map_photos(alignment), strict=True)
-        ),
+        "repainted": "\n".join(_repainted(alignment, view, photo) for view, photo in zip(views, mapped, strict=True)),
         "figures": _figures(alignment),
         "confidence": escape(verdict.CONFIDENCE_MEANING),
         "matrix": _matrix(views, samples.pair_confidence()),
@@ -180,9 +179,9 @@ def _canonical_text(alignment: "Alignment") -> str:
     before, after = grid.distortion_before, grid.distortion
     return (
         f"Painted back from this one picture, the photos come out with a PSNR of {grid.psnr.mean():.1f} dB, and "
-        f"{grid.psnr_matched.mean():.1f} dB once their light is X the photos show different "
-        "individuals, 16 and more where they show one thing. The plane was unfolded, so that the photos keep "
-        f"their shapes: angles change by at most {after.mean_angle:.0f}° in the mean (before: {before.mean_angle:.0f}°), "
+        f"{grid.psnr_matched.mean():.1f} dB once their light is matched. (The first was 12 to 14 where photos show "
+        "different individuals, 15 to 18 where they show one thing.) The plane was unfolded, so that the photos keep "
+        f"their shapes: angles change by up to {after.mean_angle:.0f}° in the mean ({before.mean_angle:.0f}° before), "
         f"areas are off by a factor of {after.mean_stretch:.2f} ({before.mean_stretch:.2f}), and "
         f"{after.folded:.1%} of the object lies folded over."
     )
@@ -216,8 +215,9 @@ def _repainted(alignment: "Alignment", view: View, photo: MappedPhoto) -> str:
     other = view.svg(image, f"The object of photo {view.title}, painted from the canonical picture")
     figures = f"{grid.psnr[view.index]:.1f} dB · {grid.psnr_matched[view.index]:.1f} dB in its light"
     return (
-        f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{one}{other}</div><figcaption>'
-        f'<span class="name">{escape(view.title)}</span> <span class="quiet">{figures}</span></figcaption></figure></li>'
+        f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{one}{other}</div>'
+        f'<figcaption><span class="name">{escape(view.title)}</span> <span class="quiet">{figures}</span></figcaption>'
+        "</figure></li>"
     )
 
 
