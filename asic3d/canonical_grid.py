@@ -226,21 +226,22 @@ def lay_out_cells(grid: CanonicalGrid, canonical: Tensor, cells: Tensor, weight:
     Args:
         grid: where they are laid out.
         canonical: (N, G, G, 2) float, canonical coordinates.
-        cells: (N, G, G) float, the values.
+        cells: (N, G, G, D) float, the values.
         weight: (N, G, G) float, what each counts.
 
     Returns:
-        (R, R) float32; NaN where no photo says anything.
+        (R, R, D) float32; NaN where no photo says anything.
     """
     size = (grid.resolution, grid.resolution)
-    total = np.zeros((*size, 2), np.float32)
+    total = np.zeros((*size, cells.shape[-1] + 1), np.float32)
     for where, values, counts in zip(canonical, cells, weight, strict=True):
-        stacked = torch.cat([where, values[..., None], counts[..., None]], -1).float().cpu().numpy()
-        fine = cells_to_photo(stacked, (2 * size[0], 2 * size[1])).reshape(-1, 4)
-        count = fine[:, 3:].clip(0)
-        total += splat(grid.place(fine[:, :2]), np.hstack([fine[:, 2:3] * count, count]), grid.resolution)
-    total = cv2.GaussianBlur(total, (0, 0), 1.0)
-    return np.where(total[..., 1] > 1e-3, total[..., 0] / np.maximum(total[..., 1], 1e-9), np.nan).astype(np.float32)
+        stacked = torch.cat([where, values, counts[..., None]], -1).float().cpu().numpy()
+        fine = cells_to_photo(stacked, size).reshape(-1, stacked.shape[-1])
+        count = fine[:, -1:].clip(0)
+        total += splat(grid.place(fine[:, :2]), np.hstack([fine[:, 2:-1] * count, count]), grid.resolution)
+    total = cv2.GaussianBlur(total, (0, 0), 2.0)
+    count = total[..., -1:]
+    return np.where(count > 1e-3, total[..., :-1] / np.maximum(count, 1e-9), np.nan).astype(np.float32)
 
 
 def _psnr(photo: MappedPhoto, painted: np.ndarray) -> tuple[float, float]:

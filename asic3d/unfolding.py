@@ -67,7 +67,12 @@ class Unfolding:
     def __call__(self, canonical: Tensor) -> Tensor:
         """(..., 2) canonical coordinates to (..., 2) coordinates in the unfolded plane, of the same dtype."""
         flat = canonical.reshape(-1, 2).double()
-        moved = flat + _basis(flat / self.reach, self.control) @ self.control + self.shift
+        x, y = (cubic_basis(line.clamp(-1, 1), CONTROL_POINTS) for line in (flat / self.reach).T)
+        # One direction after the other: no (points, n * n) array is made, which would be most of the time.
+        rows = (x @ self.control.reshape(CONTROL_POINTS, CONTROL_POINTS, 2).transpose(0, 1).flatten(1)).reshape(
+            len(x), CONTROL_POINTS, 2
+        )
+        moved = flat + (y[..., None] * rows).sum(1) + self.shift
         return moved.to(canonical.dtype).reshape(canonical.shape)
 
 

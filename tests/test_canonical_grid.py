@@ -113,7 +113,7 @@ def test_holes_inside_the_object_are_filled(planted):
 
 
 def test_cells_are_laid_out_where_they_belong(planted, grid):
-    x = lay_out_cells(grid, planted.canonical, planted.canonical[..., 0], planted.foreground)
+    x = lay_out_cells(grid, planted.canonical, planted.canonical[..., :1], planted.foreground)[..., 0]
     places = on_disc(0.7)
     found = cv2.remap(x, *np.moveaxis(grid.place(places), -1, 0), cv2.INTER_LINEAR)[:, 0]
     assert np.abs(found - places[:, 0, 0]).max() < 0.06

@@ -1,10 +1,12 @@
 """Pictures of a canonical grid: the object that all photos share, what they disagree about, and what the maps bend."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from asic3d.canonical_grid import CanonicalGrid, MappedPhoto, lay_out_cells
@@ -49,10 +51,9 @@ def grid_picture(grid: CanonicalGrid) -> np.ndarray:
 def heat_maps(alignment: "Alignment", grid: CanonicalGrid) -> tuple[HeatMap, ...]:
     """Disagreement of the photos, stretch of areas and change of angles."""
     canonical, distortion = alignment.canonical.cpu(), grid.distortion
-    stretch = np.exp(
-        lay_out_cells(grid, canonical, distortion.area.abs().clamp(0.05, 20).log().abs(), distortion.weight)
-    )
-    angle = lay_out_cells(grid, canonical, distortion.angle, distortion.weight)
+    cells = torch.stack([distortion.area.abs().clamp(0.05, 20).log().abs(), distortion.angle], -1)
+    laid_out = lay_out_cells(grid, canonical, cells, distortion.weight)
+    stretch, angle = np.exp(laid_out[..., 0]), laid_out[..., 1]
     spread = cv2.GaussianBlur(grid.spread, (0, 0), 1.5)
     inside = spread[grid.foreground > 0.5]
     most = max(0.05, float(np.quantile(inside, 0.98)) if len(inside) else 0.0)
@@ -80,24 +81,23 @@ def scale_picture(width: int, height: int) -> np.ndarray:
 
 def repainted(grid: CanonicalGrid, photo: MappedPhoto, size: tuple[int, int]) -> np.ndarray:
     """A photo's object painted from the grid, in the photo's own light: (h, w, 4) uint8 RGBA of a (width, height)."""
-    gains = _gains(grid, photo)
-    colours = cv2.resize(grid.reconstruct(photo) * gains, size, interpolation=cv2.INTER_AREA)
+    painted = grid.reconstruct(photo)
+    colours = cv2.resize(painted * _gains(painted, photo), size, interpolation=cv2.INTER_AREA)
     mask = cv2.resize(photo.mask, size, interpolation=cv2.INTER_AREA)
     return np.rint(np.dstack([colours, mask]).clip(0, 1) * 255).astype(np.uint8)
 
 
-def _gains(grid: CanonicalGrid, photo: MappedPhoto) -> np.ndarray:
-    """(3,) by what the grid's channels are multiplied to have the photo's means in its mask."""
+def _gains(painted: np.ndarray, photo: MappedPhoto) -> np.ndarray:
+    """(3,) by what the painted channels are multiplied to have the photo's means in its mask."""
     inside = photo.mask > 0.5
     if not inside.any():
         return np.ones(3, np.float32)
-    return photo.pixels[inside].mean(0) / np.maximum(grid.reconstruct(photo)[inside].mean(0), 1e-3)
+    return photo.pixels[inside].mean(0) / np.maximum(painted[inside].mean(0), 1e-3)
 
 
-def canonical_sheet(alignment: "Alignment", grid: CanonicalGrid) -> Image.Image:
-    """The heat maps side by side on white, each with its caption and its scale."""
-    side, gap = max(grid.resolution, 256), 16
-    maps = heat_maps(alignment, grid)
+def heat_map_sheet(maps: Sequence[HeatMap]) -> Image.Image:
+    """Heat maps side by side on white, each with its caption and its scale."""
+    side, gap = max(len(maps[0].picture), 256), 16
     sheet = Image.new("RGB", (len(maps) * (side + gap) + gap, side + 3 * _BAR + gap), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for number, heat in enumerate(maps):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from asic3d.canonical_grid import MappedPhoto, map_photos
 from asic3d_integrations import canonical_pictures, pictures, verdict
+from asic3d_integrations.canonical_pictures import HeatMap
 from asic3d_integrations.report_pictures import View, png, webp
 from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 
@@ -19,7 +21,9 @@ _LEVEL_WORDS = {verdict.GOOD: "Good", verdict.FAIR: "Usable", verdict.POOR: "Poo
 _FITS = {verdict.GOOD: "fits well", verdict.FAIR: "fits loosely", verdict.POOR: "hardly fits"}
 
 
-def sections(alignment: "Alignment", views: list[View], samples: SampledMatches) -> dict[str, str]:
+def sections(
+    alignment: "Alignment", views: list[View], samples: SampledMatches, heats: Sequence[HeatMap]
+) -> dict[str, str]:
     """The placeholders of ``report.html`` but those for version, style and script, with their HTML."""
     level, sentence = verdict.verdict(alignment)
     reference = samples.reference()
@@ -40,7 +44,7 @@ def sections(alignment: "Alignment", views: list[View], samples: SampledMatches)
         "parts_key": _parts_key(alignment.config.parts),
         "parts": "\n".join(_parts(view) for view in views),
         "canonical_text": _canonical_text(alignment),
-        "canonical": _canonical(alignment),
+        "canonical": _canonical(alignment, heats),
         "repainted": "\n".join(_repainted(alignment, view, photo) for view, photo in zip(views, mapped, strict=True)),
         "figures": _figures(alignment),
         "confidence": escape(verdict.CONFIDENCE_MEANING),
@@ -187,10 +191,9 @@ def _canonical_text(alignment: "Alignment") -> str:
     )
 
 
-def _canonical(alignment: "Alignment") -> str:
+def _canonical(alignment: "Alignment", heats: Sequence[HeatMap]) -> str:
     """The canonical picture and the heat maps over it."""
     grid = alignment.canonical_grid
-    heats = canonical_pictures.heat_maps(alignment, grid)
     scale = png(canonical_pictures.scale_picture(128, 4))
     figures = [_figure(canonical_pictures.grid_picture(grid), "The object, from all photos", "")]
     for heat in heats:
