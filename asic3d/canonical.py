@@ -108,7 +108,7 @@ def spline_basis(grid: int, control_points: int) -> Tensor:
 
 def cubic_basis(x: Tensor, count: int) -> Tensor:
     """(P,) places in [-1, 1] to (P, count) values of the cubic B-splines whose domain is [-1, 1]."""
-    distance = (x[:, None] + 1) / 2 * (count - 3) - (torch.arange(count, dtype=x.dtype) - 1)
+    distance = (x[:, None] + 1) / 2 * (count - 3) - (torch.arange(count, dtype=x.dtype, device=x.device) - 1)
     far = distance.abs()
     near = 2 / 3 - far**2 + far**3 / 2
     return torch.where(far < 1, near, (2 - far).clamp(min=0) ** 3 / 6)
