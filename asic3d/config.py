@@ -77,7 +77,7 @@ class AlignmentConfig:
     shrinkage: float = _setting(0.6, "how far the learned metric is drawn towards the plain cosine", 1e-4, 1e4)
     sharpening: int = _setting(320, "longer side at which masks follow the photo's edges, pixels", 64, 2048)
 
-    parts: int = _setting(4, "parts that the object is divided into", 1, 8)
+    parts: int = _setting(4, "parts of the object that the photos share", 1, 64)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

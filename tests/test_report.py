@@ -385,6 +385,12 @@ def test_the_page_shows_parts_and_the_canonical_picture(planted, tmp_path):
     }
 
 
+def test_many_parts_have_different_colours():
+    colours = pictures.part_colours(24)
+    assert len({tuple(colour) for colour in colours.tolist()}) == 24
+    assert np.array_equal(colours[:8], pictures.PART_COLOURS)
+
+
 def test_the_sheet_of_parts_explains_its_colours(planted, tmp_path):
     write_report(planted, tmp_path / "run")
     with Image.open(tmp_path / "run" / "figures" / "parts.jpg") as sheet:

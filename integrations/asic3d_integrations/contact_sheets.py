@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from asic3d_integrations.pictures import PART_COLOURS
+from asic3d_integrations.pictures import part_colours
 from asic3d_integrations.report_pictures import View
 from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 from asic3d_integrations.verdict import GUESS, SURE
@@ -65,7 +65,7 @@ def _with_key(sheet: Image.Image, parts: int) -> Image.Image:
     taller = Image.new("RGB", (sheet.width, sheet.height + 30 * -(-parts // columns)), "white")
     taller.paste(sheet)
     draw, font = ImageDraw.Draw(taller), ImageFont.load_default(15)
-    for number, colour in enumerate(PART_COLOURS[:parts].tolist()):
+    for number, colour in enumerate(part_colours(parts).tolist()):
         row, column = divmod(number, columns)
         left, top = _GAP + step * column, sheet.height + 30 * row
         draw.rectangle((left, top, left + 18, top + 18), fill=tuple(colour))

@@ -30,7 +30,7 @@ PART_COLOURS = np.array(
     ],
     np.uint8,
 )
-"""(8, 3) uint8: the colour of each part: those of Okabe and Ito, which colour-blind people can tell apart."""
+"""(8, 3) uint8: the colours of the first parts: those of Okabe and Ito, which colour-blind people can tell apart."""
 
 _OKLAB_TO_LMS = np.array(
     [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
@@ -169,7 +169,15 @@ def outline(mask: np.ndarray) -> str:
     return "".join(parts)
 
 
+def part_colours(count: int) -> np.ndarray:
+    """(count, 3) uint8: the colour of each part; past the eighth the colours come again, paler each time."""
+    number = np.arange(count)
+    white = (1 - 0.6 ** (number // len(PART_COLOURS)))[:, None]
+    return np.rint(PART_COLOURS[number % len(PART_COLOURS)] * (1 - white) + 255 * white).astype(np.uint8)
+
+
 def parts_picture(alignment: "Alignment", index: int, mask: np.ndarray) -> np.ndarray:
     """The parts of a photo in their colours: (h, w, 4) uint8 RGBA of its mask's size, transparent beside the object."""
     parts = alignment.part_map(alignment.names[index], mask)
-    return np.dstack([PART_COLOURS[parts.clip(0)], np.where(parts < 0, 0, mask).astype(np.uint8)])
+    colours = part_colours(max(int(parts.max()) + 1, 1))[parts.clip(0)]
+    return np.dstack([colours, np.where(parts < 0, 0, mask).astype(np.uint8)])

@@ -166,7 +166,7 @@ def _parts_key(count: int) -> str:
     """The colours of the parts with their numbers."""
     items = "".join(
         f'<li><span style="background:rgb({",".join(map(str, colour))})"></span>Part {number}</li>'
-        for number, colour in enumerate(pictures.PART_COLOURS[:count].tolist(), 1)
+        for number, colour in enumerate(pictures.part_colours(count).tolist(), 1)
     )
     return f'<ul class="key">{items}</ul>'
 
