@@ -318,7 +318,8 @@ class _Samples:
         side = alignment.canonical.shape[1] * _FINER
         centres = cell_centres(side).double()
         maps = torch.cat(
-            [alignment.canonical.cpu(), alignment.foreground.cpu()[..., None], alignment.confidence.cpu()[..., None]], -1
+            [alignment.canonical.cpu(), alignment.foreground.cpu()[..., None], alignment.confidence.cpu()[..., None]],
+            -1,
         )
         fine = F.interpolate(maps.permute(0, 3, 1, 2), size=(side, side), mode="bilinear", align_corners=False)
         parts = []
@@ -343,7 +344,8 @@ class _Samples:
             best, step = found, step * _NARROWER
         if best is None:
             best = self._cells(step, views)
-        keep = np.unique(np.linspace(0, len(best.cell) - 1, min(most, len(best.cell))).round().astype(int))
+        keep = (np.arange(min(most, len(best.cell))) + 0.5) * len(best.cell) / min(most, max(len(best.cell), 1))
+        keep = keep.astype(int)
         return _Seeds(best.cell[keep], best.photo[keep], best.pixels[keep], best.canonical[keep])
 
     def _spacing(self) -> float:
@@ -355,7 +357,7 @@ class _Samples:
         return 1.5 * float(np.median(np.concatenate(near))) if near else _COARSEST
 
     def _cells(self, step: float, views: int) -> _Seeds:
-        """The cells of a lattice of this step that ``views`` photos show, row by row, with the surest photo's sample."""
+        """The cells of a lattice that ``views`` photos show, row by row, each with the surest photo's sample."""
         column, row = np.floor(self.canonical / step).astype(np.int64).T
         column, row = column - column.min(initial=0), row - row.min(initial=0)
         cell = row * (column.max(initial=0) + 1) + column

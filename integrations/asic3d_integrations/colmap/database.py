@@ -99,8 +99,8 @@ def write_database(
     """
     refuse_existing(path, overwrite)
     names = tuple(images or graph.names)
-    with _new_file(path) as temporary:
-        with _opened(temporary) as database:
+    with new_file(path) as temporary:
+        with opened(temporary) as database:
             _write_images(database, names, cameras)
             for number, points in enumerate(graph.keypoints, 1):
                 database.write_keypoints(number, points + HALF)
@@ -120,13 +120,13 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raises StorageError where a file is there that may not be replaced."""
     if path.exists() and not overwrite:
         raise StorageError(
-            f"'{path}' is there already, and nothing was changed. Replace it with --overwrite, or choose another folder "
-            "with -o."
+            f"'{path}' is there already, and nothing was changed. Replace it with --overwrite, or choose another "
+            "folder with -o."
         )
 
 
 @contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path) -> Iterator[Path]:
     """A file that takes its place when the block ends well, and is gone otherwise, with what SQLite puts beside it."""
     temporary = path.with_name(f".asic3d-{secrets.token_hex(6)}.db")
     try:
@@ -144,7 +144,7 @@ def _new_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """A database of pycolmap, whose own errors become ours."""
     pycolmap = quiet_pycolmap()
     try:
@@ -221,7 +221,7 @@ def read_database(path: Path) -> Content:
     """
     if not path.is_file():
         raise StorageError(f"There is no database '{path}'.")
-    with _opened(path) as database:
+    with opened(path) as database:
         images = sorted(database.read_all_images(), key=lambda image: image.image_id)
         place = {image.image_id: index for index, image in enumerate(images)}
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
