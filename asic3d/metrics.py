@@ -273,7 +273,7 @@ def score_poses(
     trace = np.einsum("pkl,pkl->p", relative, true_relative)
     lengths = np.linalg.norm(direction, axis=1), np.linalg.norm(true_direction, axis=1)
     cosine = (direction * true_direction).sum(1) / np.maximum(lengths[0] * lengths[1], 1e-12)
-    has = np.isfinite(rotations).all((1, 2)) & np.isfinite(translations).all(1)
+    has = np.asarray(np.isfinite(rotations).all((1, 2)) & np.isfinite(translations).all(1))
     posed = has[i] & has[j]
     together = lengths[1] < 1e-9 * max(float(lengths[1].max(initial=0)), 1e-12)
     return PoseScores(

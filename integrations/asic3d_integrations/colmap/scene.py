@@ -94,7 +94,7 @@ def write_ply(model: Any, path: Path) -> None:
 
 def _open3d() -> Any:
     try:
-        import open3d
+        import open3d  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtraError('The view needs Open3D: pip install "asic3d[viz]".') from None
     except OSError as error:  # a system library is missing, mostly libusb
@@ -154,7 +154,7 @@ def draw_scene(model: Any, size: tuple[int, int] = _PICTURE) -> np.ndarray:
 
 
 def _whole(point: Sequence[float] | np.ndarray) -> tuple[int, int]:
-    return int(round(float(point[0]))), int(round(float(point[1])))
+    return round(float(point[0])), round(float(point[1]))
 
 
 def _oblique(model: Any, every: np.ndarray, size: tuple[int, int]) -> Any:
