@@ -25,11 +25,11 @@ from asic3d.correspondences import (
     transfer,
 )
 from asic3d.errors import AlignmentError, ConfigError
-from asic3d.features import extract_features
 from asic3d.fitting import Checkpoint
-from asic3d.foreground import Foreground, find_foreground, full_mask
-from asic3d.layout import Photos, lay_out, timed
+from asic3d.foreground import Foreground, full_mask
+from asic3d.layout import Layout, lay_out
 from asic3d.optimisation import Trained
+from asic3d.screening import Photos, screen, timed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -77,6 +77,9 @@ class Alignment:
         backbone: name of the network.
         device: where it ran.
         trained: the canonical image and the losses, where a network was trained or the splines were refined.
+        turns: quarters by which each photo was turned counter-clockwise to stand as most others do.
+        mirrored: whether each photo faces the other way and was mirrored, after it was turned.
+        outliers: names of the photos that show something else: they had no say in the fit and were placed afterwards.
     """
 
     collection: Collection
@@ -92,6 +95,9 @@ class Alignment:
     backbone: str = ""
     device: str = "cpu"
     trained: Trained | None = None
+    turns: tuple[int, ...] = ()
+    mirrored: tuple[bool, ...] = ()
+    outliers: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -248,19 +254,28 @@ def align(
         with timed(seconds, "features"):
             wishes = config.backbone_options
             backbone = load_backbone(config.backbone, weights=config.weights, device=device, wishes=wishes)
-            maps = extract_features(
-                collection, backbone, config, cache=None if cache is None else Path(cache), progress=progress
-            )
-        with timed(seconds, "foreground"):
-            foreground = find_foreground(collection, maps, config, progress)
+        folder = None if cache is None else Path(cache)
+        photos = screen(collection, backbone, config, cache=folder, progress=progress, seconds=seconds)
         place = None
         if checkpoint is not None:
             place = Checkpoint(Path(checkpoint), _fingerprint(collection, config, backbone.fingerprint))
-        laid = lay_out(Photos(collection, maps, foreground, config, place, progress), seconds)
+        laid = lay_out(photos, checkpoint=place, progress=progress, seconds=seconds)
         with timed(seconds, "confidence"):
             confidence, by_pair = cell_confidence(laid.space, laid.cells, laid.pairs)
+    alignment = _judged(photos, laid, confidence, by_pair, backbone.name, seconds)
+    if photos.outliers:
+        with timed(seconds, "outliers"):
+            alignment = _with_outliers(alignment, collection, photos.outliers)
     if place is not None:
         place.path.unlink(missing_ok=True)
+    return alignment
+
+
+def _judged(
+    photos: Photos, laid: Layout, confidence: Tensor, by_pair: Tensor, backbone: str, seconds: dict[str, float]
+) -> Alignment:
+    """The alignment, with its figures and what looks wrong with it."""
+    config, maps, foreground = photos.config, photos.maps, photos.foreground
     fits = photo_fits(confidence, laid.space.foreground)
     quality = {
         "confidence": float(fits.mean()),
@@ -269,7 +284,7 @@ def align(
         **laid.agreement(),
     }
     return Alignment(
-        collection=collection,
+        collection=photos.collection,
         config=config,
         space=laid.space,
         features=as_stored(maps.features.flatten(1, 2)),
@@ -279,12 +294,42 @@ def align(
         quality=quality,
         timings=seconds,
         warnings=(
-            *_warnings(collection, foreground, confidence, laid.space.foreground),
+            *_warnings(photos.collection, foreground, confidence, laid.space.foreground),
             *_training_warnings(config, quality),
+            *_outlier_warnings(photos.outliers),
         ),
-        backbone=backbone.name,
-        device=str(device),
+        backbone=backbone,
+        device=str(maps.features.device),
         trained=laid.trained,
+        turns=tuple(maps.quarters.tolist()),
+        mirrored=tuple(photos.flips.tolist()),
+    )
+
+
+def _with_outliers(alignment: Alignment, collection: Collection, outliers: tuple[str, ...]) -> Alignment:
+    """The photos that show something else, placed as well as can be, and all photos in the collection's order again."""
+    from asic3d.adding import add_photo
+
+    for name in outliers:
+        alignment = add_photo(alignment, collection[collection.index(name)], stranger=True)
+    order = [alignment.names.index(name) for name in collection.names]
+    space = alignment.space
+    return dataclasses.replace(
+        alignment,
+        collection=collection,
+        space=dataclasses.replace(
+            space,
+            descriptors=space.descriptors[order],
+            canonical=space.canonical[order],
+            foreground=space.foreground[order],
+            valid=space.valid[order],
+        ),
+        features=alignment.features[order],
+        confidence=alignment.confidence[order],
+        masks=tuple(alignment.masks[index] for index in order),
+        turns=tuple(alignment.turns[index] for index in order),
+        mirrored=tuple(alignment.mirrored[index] for index in order),
+        outliers=outliers,
     )
 
 
@@ -355,6 +400,14 @@ def _warnings(collection: Collection, foreground: Foreground, confidence: Tensor
     for name, fit in zip(names, fits.tolist(), strict=True):
         if fit < OUTLIER * usual and len(names) > 2:
             yield f"'{name}' hardly fits the others (confidence {fit:.2f}, usual {usual:.2f}): is it the same object?"
+
+
+def _outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
+    for name in outliers:
+        yield (
+            f"'{name}' seems to show something else than the other photos: it had no say in the alignment. If it shows "
+            "the same, align with --set outliers=false."
+        )
 
 
 def _training_warnings(config: AlignmentConfig, quality: dict[str, float]) -> Iterator[str]:

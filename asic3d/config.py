@@ -32,7 +32,17 @@ ProgressCallback = Callable[[Progress], None]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {},
-    "paper": {"mapping": "network", "backbone": "dino-vits8", "stride": 2, "side": 256, "grid": 128, "partners": 0},
+    "paper": {
+        "mapping": "network",
+        "backbone": "dino-vits8",
+        "stride": 2,
+        "side": 256,
+        "grid": 128,
+        "partners": 0,
+        "turns": False,
+        "flips": False,
+        "outliers": False,
+    },
 }
 """Preset name -> the settings in which it differs from the defaults. What only the network's training asks for has the
 paper's value by default."""
@@ -65,6 +75,9 @@ class AlignmentConfig:
     weights: str = _setting("", "file with the backbone's weights (empty: the place where they are usually found)")
     device: str = _setting("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'")
     seed: int = _setting(0, "seed of every random draw", 0, 2**31 - 1)
+    turns: bool = _setting(True, "find photos that lie on their side or upside down")
+    flips: bool = _setting(True, "find photos that face the other way (mirrored)")
+    outliers: bool = _setting(True, "leave photos that show something else out of the fit")
     grid: int = _setting(40, "cells along one side of a photo's feature grid", 8, 256)
     channels: int = _setting(128, "principal components of the features that are matched", 8, 4096)
     metric_channels: int = _setting(64, "channels of the learned metric", 8, 4096)

@@ -56,6 +56,24 @@ def grid_to_normalised(points: Tensor, cells: int) -> Tensor:
     return (points + 0.5) * (2 / cells) - 1
 
 
+def pixels_to_crop(points: Tensor, corner: tuple[int, int], scale: float) -> Tensor:
+    """Pixels of a photo to pixels of a resized piece of it; both have (0, 0) at the centre of their top-left pixel.
+
+    Args:
+        points: (..., 2) float, pixels of the photo.
+        corner: x and y of the photo's pixel that is the piece's top-left one; may lie beside the photo.
+        scale: pixels of the piece per pixel of the photo.
+
+    Returns:
+        (..., 2) of the same dtype.
+
+    Example:
+        >>> pixels_to_crop(torch.tensor([[10.0, 20.0]]), (10, 20), 2.0).tolist()
+        [[0.5, 0.5]]
+    """
+    return (points - torch.tensor(corner, dtype=points.dtype) + 0.5) * scale - 0.5
+
+
 def cell_centres(cells: int, device: torch.device | str = "cpu") -> Tensor:
     """(cells * cells, 2) float32: normalised centre of every grid cell, row by row, x first."""
     line = grid_to_normalised(torch.arange(cells, dtype=torch.float32, device=device), cells)

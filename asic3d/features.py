@@ -29,15 +29,23 @@ class FeatureMaps:
         saliency: (N, G, G) float32 in [0, 1], the class token's attention; None where the backbone has no class token.
         centres: (C_t,) float32 for each side and tap, in the order of :attr:`RawFeatures.taps`: the mean that was
             subtracted, so that a photo which comes later is described in the same way.
+        turns: (N,) int64, quarters by which each photo was turned counter-clockwise for the backbone; its features lie
+            on the cells of the photo as it is.
     """
 
     features: Tensor
     valid: Tensor
     saliency: Tensor | None = None
     centres: tuple[Tensor, ...] = ()
+    turns: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @property
+    def quarters(self) -> Tensor:
+        """(N,) int64: :attr:`turns`, 0 where nothing was said."""
+        return torch.zeros(len(self), dtype=torch.long) if self.turns is None else self.turns
 
     @property
     def grid(self) -> int:
@@ -72,6 +80,7 @@ def extract_features(
     backbone: Backbone,
     config: AlignmentConfig,
     *,
+    turns: Tensor | None = None,
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> FeatureMaps:
@@ -83,6 +92,7 @@ def extract_features(
         collection: N photos.
         backbone: the network, on the device where the result shall lie.
         config: of it, ``grid`` = G.
+        turns: (N,) int64, quarters by which photos are turned counter-clockwise before the backbone sees them.
         cache: folder of a run's cache; photos that were seen before with this backbone are read from it.
         progress: called with the stage ``features`` after each photo.
 
@@ -98,8 +108,9 @@ def extract_features(
     raw = []
     # One photo at a time: as fast as batches on a CPU, which then wait for memory, and no photo's features depend on
     # which others were in the cache.
-    for photo in collection.photos:
-        raw.append(extract_photo(photo, backbone, cache))
+    quarters = [0] * len(collection) if turns is None else turns.tolist()
+    for photo, turn in zip(collection.photos, quarters, strict=True):
+        raw.append(extract_photo(photo, backbone, cache, turns=turn))
         _report(progress, len(raw), len(collection.photos))
     centres = tap_centres(raw)
     return FeatureMaps(
@@ -107,6 +118,7 @@ def extract_features(
         valid=torch.stack([photo_cells(photo.size, config.grid) for photo in collection.photos]).to(backbone.device),
         saliency=_stack_saliency(raw, config.grid),
         centres=centres,
+        turns=torch.tensor(quarters, device=backbone.device),
     )
 
 
@@ -115,34 +127,89 @@ def _report(progress: ProgressCallback | None, done: int, total: int) -> None:
         progress(Progress("features", done, total))
 
 
-def extract_photo(photo: Photo, backbone: Backbone, cache: Path | None = None) -> RawFeatures:
+def extract_photo(photo: Photo, backbone: Backbone, cache: Path | None = None, *, turns: int = 0) -> RawFeatures:
     """Runs the backbone on one photo, or reads what it said last time.
 
     Args:
         photo: the photo.
         backbone: the network.
         cache: folder of a run's cache; the file is ``features/<photo's SHA-256>-<backbone's fingerprint>.safetensors``
-            in it. A damaged file is replaced without a word.
+            in it, with ``-turn1`` to ``-turn3`` before the dot for a turned photo. A damaged file is replaced without
+            a word.
+        turns: quarters by which the photo is turned counter-clockwise before the backbone sees it.
 
     Returns:
-        The features, on the backbone's device; the same to the last bit with and without the cache.
+        The features, on the backbone's device and laid onto the photo as it is; the same to the last bit with and
+        without the cache.
     """
-    path = None if cache is None else cache / "features" / f"{photo.sha256}-{backbone.fingerprint}.safetensors"
-    cached = None if path is None else _read_cached(path, len(backbone.sides) * len(backbone.tap_weights))
-    if cached is not None:
-        return RawFeatures(
-            tuple(tap.to(backbone.device) for tap in cached.taps),
-            None if cached.saliency is None else cached.saliency.to(backbone.device),
-        )
-    outputs = [backbone(image) for image in square_images(photo.pixels, backbone.sides)]
+    name = f"{photo.sha256}-{backbone.fingerprint}" + (f"-turn{turns}" if turns else "")
+    path = None if cache is None else cache / "features" / f"{name}.safetensors"
+    raw = None if path is None else _read_cached(path, len(backbone.sides) * len(backbone.tap_weights))
+    if raw is None:
+        raw = _looked_at(photo, backbone, backbone.sides, turns)
+        if path is not None:
+            _write_cached(path, raw)
+    return RawFeatures(
+        tuple(torch.rot90(tap.to(backbone.device), -turns, (1, 2)) for tap in raw.taps),
+        None if raw.saliency is None else torch.rot90(raw.saliency.to(backbone.device), -turns),
+    )
+
+
+def extract_oriented(
+    photos: Sequence[Photo],
+    backbone: Backbone,
+    side: int,
+    grid: int,
+    orientations: Sequence[Sequence[tuple[int, bool]]],
+    cache: Path | None = None,
+) -> Tensor:
+    """Describes every photo turned and mirrored in several ways, at one size.
+
+    Args:
+        photos: N photos.
+        backbone: the network.
+        side: side length of its input, pixels.
+        grid: cells along one side, G.
+        orientations: W for each photo: quarters by which it is turned counter-clockwise, and whether it is mirrored
+            left to right after that.
+        cache: as for :func:`extract_photo`; the names end in ``-turn0-160``, ``-turn1-mirrored-160`` and so on.
+
+    Returns:
+        (N, W, G, G, C) float32, unit length over C, centred over all of them, laid onto the photos as they are.
+    """
+    raw = []
+    for photo, ways in zip(photos, orientations, strict=True):
+        for turns, mirrored in ways:
+            name = f"{photo.sha256}-{backbone.fingerprint}-turn{turns}{'-mirrored' * mirrored}-{side}.safetensors"
+            path = None if cache is None else cache / "features" / name
+            found = None if path is None else _read_cached(path, len(backbone.tap_weights))
+            if found is None:
+                found = _looked_at(photo, backbone, (side,), turns, mirrored)
+                if path is not None:
+                    _write_cached(path, found)
+            back = [torch.rot90(tap.flip(2) if mirrored else tap, -turns, (1, 2)) for tap in found.taps]
+            raw.append(RawFeatures(tuple(tap.to(backbone.device) for tap in back)))
+    centres = tap_centres(raw)
+    described = [describe(one, centres, backbone.tap_weights, grid) for one in raw]
+    return torch.stack(described).unflatten(0, (len(photos), -1))
+
+
+def _looked_at(
+    photo: Photo, backbone: Backbone, sides: Sequence[int], turns: int, mirrored: bool = False
+) -> RawFeatures:
+    """What the backbone sees in the turned and mirrored photo, in that frame."""
+    pixels = np.rot90(photo.pixels, turns)
+    pixels = np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)
+    outputs = [backbone(image) for image in square_images(pixels, sides)]
     saliency = outputs[-1].saliency  # of the largest side
-    raw = RawFeatures(
+    return RawFeatures(
         tuple(tap[0] for output in outputs for tap in output.taps), None if saliency is None else saliency[0]
     )
-    if path is not None:
-        tensors = {f"tap{i}": tap for i, tap in enumerate(raw.taps)}
-        write_safetensors(path, {**tensors, "saliency": torch.empty(0, 0) if raw.saliency is None else raw.saliency})
-    return raw
+
+
+def _write_cached(path: Path, raw: RawFeatures) -> None:
+    tensors = {f"tap{i}": tap for i, tap in enumerate(raw.taps)}
+    write_safetensors(path, {**tensors, "saliency": torch.empty(0, 0) if raw.saliency is None else raw.saliency})
 
 
 def _read_cached(path: Path, taps: int) -> RawFeatures | None:

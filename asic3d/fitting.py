@@ -31,6 +31,7 @@ from asic3d.canonical import (
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.errors import AlignmentError, StorageError
 from asic3d.features import FeatureMaps
+from asic3d.orientations import MIRRORED, find_flips, find_outliers, oriented, pair_support
 from asic3d.storage import read_safetensors, write_safetensors
 
 OBJECT = 0.15
@@ -133,95 +134,149 @@ def _load(checkpoint: Checkpoint, count: int, cells: int, channels: int) -> _Sta
 
 
 def fit_canonical(
-    maps: FeatureMaps,
-    recurring: Tensor,
-    config: AlignmentConfig,
-    *,
-    checkpoint: Checkpoint | None = None,
-    progress: ProgressCallback | None = None,
+    problem: "Problem", *, checkpoint: Checkpoint | None = None, progress: ProgressCallback | None = None
 ) -> Fit:
     """Lays all photos into one canonical plane.
 
     Args:
-        maps: features of N photos.
-        recurring: (N, G, G) float32, probability of the object.
-        config: the settings.
+        problem: the photos.
         checkpoint: where the state is kept after each round, and from where it is taken up.
         progress: called after each round, with the stage ``matching`` while the maps are affine, then ``canonical``.
 
     Raises:
         AlignmentError: nothing in the photos can be matched.
     """
-    problem = _Problem.of(maps, recurring, config)
     earlier, state = None, None
     if checkpoint is not None:
-        earlier = _load(checkpoint, len(maps), maps.grid**2, problem.descriptors.shape[2])
-    for state in problem.rounds(earlier):
-        if checkpoint is not None and not problem.finished(state):
+        earlier = _load(checkpoint, len(problem.start), problem.grid**2, problem.descriptors.shape[2])
+    for state in problem._rounds(earlier):
+        if checkpoint is not None and not problem._finished(state):
             _save(checkpoint, state)
         if progress is not None:
-            progress(problem.progress(state))
-    return problem.result(state)
+            progress(problem._progress(state))
+    return problem._result(state)
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class Problem:
+    """What is to be fitted: N photos' matches by their looks alone, and where each photo's map starts.
+
+    Attributes:
+        config: the settings.
+        axes: (C, D) float32, from features to principal components.
+        mean: (C,) float32, subtracted from the features first.
+        descriptors: (N, G * G, D) float32, principal components, unit length.
+        probability: (N, G * G) float32, that a cell shows the object.
+        cells: the cells that show the object.
+        few: every second one of them, which is matched: measured to lose nothing, at a quarter of the cost.
+        pairs: (E, 2) int64, the pairs of photos that are matched.
+        buddies: best buddies by the cosine alone.
+        support: (E,) float64, weight of each pair's best buddies that agree on one map.
+        flips: (N,) bool, the photos that are mirrored.
+        start: (N, 3, 2) float64, upright affine maps of the objects to one place and size.
+        bending: stiffness of the spline in each round.
+    """
+
     config: AlignmentConfig
     axes: Tensor
     mean: Tensor
-    descriptors: Tensor  # (N, G * G, D) principal components, unit length
-    probability: Tensor  # (N, G * G)
+    descriptors: Tensor
+    probability: Tensor
     cells: Cells
-    few: Cells  # every second one: measured to lose nothing, at a quarter of the cost
+    few: Cells
     pairs: Tensor
+    buddies: BestBuddies
+    support: Tensor
+    flips: Tensor
     start: Tensor
     bending: list[float]
 
     @staticmethod
-    def of(maps: FeatureMaps, recurring: Tensor, config: AlignmentConfig) -> "_Problem":
+    def of(maps: FeatureMaps, recurring: Tensor, config: AlignmentConfig) -> "Problem":
+        """The problem of N photos.
+
+        Args:
+            maps: their features.
+            recurring: (N, G, G) float32, probability of the object.
+            config: the settings.
+
+        Raises:
+            AlignmentError: nothing in the photos can be matched.
+        """
         axes, mean = maps.principal_axes(config.channels)
         descriptors = F.normalize((maps.features.flatten(1, 2) - mean) @ axes, dim=2)
         usable = object_cells(recurring, maps.valid)
         cells = pack_cells(usable)
         few = usable & _every_second(maps.grid, usable.device)
         few = torch.where(few.any(1).any(1)[:, None, None], few, usable)
+        packed = pack_cells(few)
+        pairs = choose_pairs(descriptors, cells, config.partners)
+        buddies = _matched(descriptors[..., : config.coarse_channels], packed, pairs, None, config)
+        start = oriented(start_affine(recurring * usable), maps.quarters)
+        weight = match_weights(buddies, recurring.flatten(1), config.similarity_power)
+        ways = (0, MIRRORED) if config.flips else (0,)
+        support = pair_support(buddies, weight, affine_map(start, maps.grid), pairs, ways)
+        flips = find_flips(support, pairs, len(maps)) if config.flips else torch.zeros(len(maps), dtype=torch.bool)
         splines = config.spline_rounds + config.metric_rounds
-        return _Problem(
+        return Problem(
             config=config,
             axes=axes,
             mean=mean,
             descriptors=descriptors,
             probability=recurring.flatten(1),
             cells=cells,
-            few=pack_cells(few),
-            pairs=choose_pairs(descriptors, cells, config.partners),
-            start=start_affine(recurring * usable),
+            few=packed,
+            pairs=pairs,
+            buddies=buddies,
+            support=support.amax(1),
+            flips=flips,
+            start=oriented(start, flips * MIRRORED),
             bending=np.geomspace(max(_STIFFEST, config.bending), config.bending, max(splines, 1)).tolist(),
         )
 
+    def mirrored(self, flips: Tensor) -> "Problem":
+        """The same with these photos mirrored, (N,) bool, and no others."""
+        changed = (flips != self.flips.to(flips)) * MIRRORED
+        return replace(self, flips=flips, start=oriented(self.start, changed))
+
     @property
-    def total(self) -> int:
+    def grid(self) -> int:
+        """Cells along a side."""
+        return round(self.descriptors.shape[1] ** 0.5)
+
+    def outliers(self) -> tuple[int, ...]:
+        """The photos that show something else than the others do, by index."""
+        return find_outliers(self.support, self.pairs, (self.probability * self._mask()).sum(1))
+
+    def _mask(self) -> Tensor:
+        """(N, G * G) float32: 1 for the cells that show the object."""
+        return (
+            torch.zeros_like(self.probability).scatter_add_(1, self.cells.index, self.cells.used.float()).clamp(max=1)
+        )
+
+    @property
+    def _total(self) -> int:
         return self.config.affine_rounds + self.config.spline_rounds + self.config.metric_rounds
 
-    def finished(self, state: _State) -> bool:
-        return state.done >= self.total
+    def _finished(self, state: _State) -> bool:
+        return state.done >= self._total
 
-    def progress(self, state: _State) -> Progress:
+    def _progress(self, state: _State) -> Progress:
         affine = self.config.affine_rounds
         if state.done <= affine:
             return Progress("matching", state.done, affine)
-        return Progress("canonical", state.done - affine, self.total - affine)
+        return Progress("canonical", state.done - affine, self._total - affine)
 
-    def rounds(self, state: _State | None) -> Iterator[_State]:
+    def _rounds(self, state: _State | None) -> Iterator[_State]:
         """The state after each round that is still to do; at least one."""
-        grid = round(self.descriptors.shape[1] ** 0.5)
-        done = 0 if state is None else min(state.done, self.total - 1)
+        grid = self.grid
+        done = 0 if state is None else min(state.done, self._total - 1)
         affine = self.start if state is None else state.affine.to(self.start.device)
         canonical = None if state is None else state.canonical.to(self.start.device)
         metric = torch.eye(len(self.axes.T), device=self.start.device) if state is None else state.metric
         metric = metric.to(self.descriptors)
-        while done < self.total:
-            buddies = self.match(done, canonical, metric)
+        while done < self._total:
+            buddies = self._match(done, canonical, metric)
             weight = match_weights(buddies, self.probability, self.config.similarity_power)
             if done < self.config.affine_rounds:
                 scales = AFFINE_SCALES[min(done, 1)]
@@ -245,29 +300,28 @@ class _Problem:
                 )
             yield _State(done, affine, canonical, metric)
 
-    def match(self, done: int, canonical: Tensor | None, metric: Tensor) -> BestBuddies:
+    def _match(self, done: int, canonical: Tensor | None, metric: Tensor) -> BestBuddies:
         """The best buddies of one round."""
-        near = None if canonical is None else canonical.float()
-        if near is None or done < self.config.affine_rounds + self.config.spline_rounds:
+        if canonical is None:
+            return self.buddies
+        near = canonical.float()
+        if done < self.config.affine_rounds + self.config.spline_rounds:
             descriptors = self.descriptors[..., : self.config.coarse_channels]
         else:
-            descriptors = self.shared(self.in_metric(metric), near, self.few)
-        buddies = find_best_buddies(descriptors, self.few, self.pairs, near, self.config.match_prior)
-        if len(buddies) < 3:
-            raise AlignmentError(NOTHING_MATCHES)
-        return buddies
+            descriptors = self._shared(self._in_metric(metric), near, self.few)
+        return _matched(descriptors, self.few, self.pairs, near, self.config)
 
-    def in_metric(self, metric: Tensor) -> Tensor:
+    def _in_metric(self, metric: Tensor) -> Tensor:
         return F.normalize(self.descriptors @ metric, dim=2)
 
-    def shared(self, descriptors: Tensor, canonical: Tensor, queries: Cells | None) -> Tensor:
+    def _shared(self, descriptors: Tensor, canonical: Tensor, queries: Cells | None) -> Tensor:
         prior = self.config.sharing_prior
         return propagate(descriptors, self.few, self.pairs, canonical, prior, queries=queries)
 
-    def result(self, state: _State | None) -> Fit:
+    def _result(self, state: _State | None) -> Fit:
         assert state is not None, "there is at least one round"
         canonical = state.canonical.float()
-        plain = self.in_metric(state.metric)
+        plain = self._in_metric(state.metric)
         return Fit(
             projection=self.axes @ state.metric,
             mean=self.mean,
@@ -279,6 +333,15 @@ class _Problem:
             pairs=self.pairs,
             **_settled(plain, canonical, self.few, self.pairs, self.probability, self.config),
         )
+
+
+def _matched(
+    descriptors: Tensor, cells: Cells, pairs: Tensor, canonical: Tensor | None, config: AlignmentConfig
+) -> BestBuddies:
+    buddies = find_best_buddies(descriptors, cells, pairs, canonical, config.match_prior)
+    if len(buddies) < 3:
+        raise AlignmentError(NOTHING_MATCHES)
+    return buddies
 
 
 def moved(fit: Fit, canonical: Tensor, config: AlignmentConfig) -> Fit:

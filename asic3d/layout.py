@@ -1,46 +1,20 @@
 """The two ways into the canonical space: splines that are solved for, and the paper's network, which is trained."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from asic3d.alignment_network import AlignmentNetwork
 from asic3d.best_buddies import BestBuddies, Cells
-from asic3d.collection import Collection
-from asic3d.config import AlignmentConfig, ProgressCallback
+from asic3d.config import ProgressCallback
 from asic3d.coordinates import cell_centres
 from asic3d.correspondences import CanonicalSpace, as_stored, canonical_space
-from asic3d.features import FeatureMaps
 from asic3d.fitting import Checkpoint, fit_canonical
-from asic3d.foreground import Foreground
 from asic3d.losses import sample_map
 from asic3d.optimisation import NetworkMap, Trained, map_photos, train
 from asic3d.refinement import refine
+from asic3d.screening import Photos, timed
 from asic3d.training_set import make_training_set, object_of, raw_buddies
-
-
-@dataclass(frozen=True, eq=False)
-class Photos:
-    """What is known of the photos before they are laid into the canonical space.
-
-    Attributes:
-        collection: the N photos.
-        maps: their features.
-        foreground: their objects.
-        config: the settings.
-        checkpoint: where an interrupted fit or training goes on.
-        progress: called after each step of each stage.
-    """
-
-    collection: Collection
-    maps: FeatureMaps
-    foreground: Foreground
-    config: AlignmentConfig
-    checkpoint: Checkpoint | None
-    progress: ProgressCallback | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,31 +50,42 @@ class Layout:
         }
 
 
-def lay_out(photos: Photos, seconds: dict[str, float]) -> Layout:
+def lay_out(
+    photos: Photos,
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: ProgressCallback | None = None,
+    seconds: dict[str, float],
+) -> Layout:
     """Lays photos into the canonical space in the way that ``mapping`` names.
 
     Args:
         photos: what is known of them.
+        checkpoint: where an interrupted fit or training goes on.
+        progress: called after each step of each stage.
         seconds: gets the time of each stage.
 
     Raises:
         AlignmentError: nothing in the photos can be matched, or the training went astray.
         StorageError: the checkpoint can't be written.
     """
-    return (_by_network if photos.config.mapping == "network" else _by_spline)(photos, seconds)
+    return (_by_network if photos.problem is None else _by_spline)(photos, checkpoint, progress, seconds)
 
 
-def _by_spline(photos: Photos, seconds: dict[str, float]) -> Layout:
+def _by_spline(
+    photos: Photos, checkpoint: Checkpoint | None, progress: ProgressCallback | None, seconds: dict[str, float]
+) -> Layout:
     """Splines that are solved for, and refined where ``refine_steps`` says so."""
-    maps, foreground, config, progress = photos.maps, photos.foreground, photos.config, photos.progress
+    maps, foreground, config = photos.maps, photos.foreground, photos.config
+    assert photos.problem is not None, "the photos were compared"
     trained = None
     with timed(seconds, "canonical"):
-        resumed = None if config.refine_steps else photos.checkpoint  # the refinement keeps its own state there
-        fit = fit_canonical(maps, foreground.recurring, config, checkpoint=resumed, progress=progress)
+        resumed = None if config.refine_steps else checkpoint  # the refinement keeps its own state there
+        fit = fit_canonical(photos.problem, checkpoint=resumed, progress=progress)
     if config.refine_steps:
         with timed(seconds, "training"):
             fit, trained = refine(
-                photos.collection, maps, foreground, fit, config, checkpoint=photos.checkpoint, progress=progress
+                photos.collection, maps, foreground, fit, config, checkpoint=checkpoint, progress=progress
             )
     space = CanonicalSpace(
         descriptors=as_stored(fit.descriptors),
@@ -112,7 +97,9 @@ def _by_spline(photos: Photos, seconds: dict[str, float]) -> Layout:
     return Layout(space, fit.cells, fit.pairs, fit.buddies, fit.projection, fit.mean, trained)
 
 
-def _by_network(photos: Photos, seconds: dict[str, float]) -> Layout:
+def _by_network(
+    photos: Photos, checkpoint: Checkpoint | None, progress: ProgressCallback | None, seconds: dict[str, float]
+) -> Layout:
     """The paper's way: a network that is trained on the photos' pixels."""
     maps, foreground, config = photos.maps, photos.foreground, photos.config
     with timed(seconds, "matching"):
@@ -122,19 +109,9 @@ def _by_network(photos: Photos, seconds: dict[str, float]) -> Layout:
     with timed(seconds, "training"):
         network = AlignmentNetwork(config.network_width, seed=config.seed).to(maps.features.device)
         mapping = NetworkMap(network, config)
-        trained = train(
-            data, mapping, config, steps=config.steps, checkpoint=photos.checkpoint, progress=photos.progress
-        )
+        trained = train(data, mapping, config, steps=config.steps, checkpoint=checkpoint, progress=progress)
         centres = cell_centres(maps.grid, maps.features.device).expand(len(maps), -1, -1)
         canonical = sample_map(map_photos(network, data.photos), centres)
     space = canonical_space(canonical, foreground.probability.flatten(1), maps.valid.flatten(1))
     mean = maps.principal_axes(1)[1]
     return Layout(space, cells, matches[1], matches[0], mean.new_zeros(len(mean), 0), mean, trained)
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Notes how long a stage takes."""
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start

@@ -37,11 +37,12 @@ class CyclePck:
     """k-CyPCK: what is left of keypoints carried around a cycle of photos, as fractions.
 
     Attributes:
-        hops: share of correct landings, pooled over all hops of all cycles, each judged in the photo it lands on.
+        hops: share of correct landings, pooled over all hops of all cycles, each judged in the photo it lands on; NaN
+            where nothing counts or the photos in between can't be judged.
         returned: share of correct landings of the last hop alone, back in the first photo. A transfer that does nothing
             (the identity) reaches 1 here, so it says nothing without PCK beside it.
         cycles: how many cycles were walked.
-        points: how many landings ``hops`` counts.
+        points: how many landings are counted.
     """
 
     hops: float
@@ -144,6 +145,43 @@ def k_cycle_pck(
         cycles=len(tuples),
         points=sum(counted),
     )
+
+
+def return_pck(
+    transfer: Transfer,
+    points: np.ndarray,
+    extents: np.ndarray,
+    k: int,
+    *,
+    alpha: float = 0.1,
+    cycles: int = 10_000,
+    seed: int = 0,
+) -> CyclePck:
+    """Cycle consistency without annotation: each photo's own points carried around k photos, judged at their start.
+
+    Args:
+        transfer: as for :func:`k_cycle_pck`.
+        points: (N, K, 2) float, pixels; NaN where a photo has fewer than K. Points of different photos have nothing to
+            do with each other.
+        extents: (N,) float, pixels: longer side of the object's box in each photo.
+        k: photos in a cycle, at least 2.
+        alpha: tolerance in extents of the first photo.
+        cycles: as for :func:`k_cycle_pck`.
+        seed: as for :func:`k_cycle_pck`.
+
+    Returns:
+        ``returned`` as :func:`k_cycle_pck` has it; ``hops`` is NaN, as nothing is known of the photos in between, and
+        ``points`` counts the points that came back or should have.
+    """
+    tuples = _ordered_tuples(len(points), k, cycles, seed)
+    start = points[tuples[:, 0]]
+    counts = np.isfinite(start.sum(-1))
+    moved = start
+    for source, target in itertools.pairwise([*tuples.T, tuples[:, 0]]):
+        moved = _hop(transfer, source, target, moved, counts)
+    right = normalised_errors(moved, start, np.asarray(extents)[tuples[:, 0]]) <= alpha
+    counted = int(counts.sum())
+    return CyclePck(math.nan, _share(int((right & counts).sum()), counted), len(tuples), counted)
 
 
 def mask_iou(predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -117,7 +117,10 @@ def _facts(alignment: Alignment, folder: Path, tensors: str) -> dict[str, Any]:
         "device": alignment.device,
         "photo_folder": str(root.resolve()),
         "photo_folder_from_here": os.path.relpath(root.resolve(), folder.resolve()),
-        "photos": [_photo_facts(photo, root) for photo in alignment.collection.photos],
+        "photos": [
+            {**_photo_facts(photo, root), **_standing(alignment, index)}
+            for index, photo in enumerate(alignment.collection.photos)
+        ],
         "left_out": alignment.collection.left_out,
         "collection_warnings": alignment.collection.warnings,
         "warnings": alignment.warnings,
@@ -128,6 +131,16 @@ def _facts(alignment: Alignment, folder: Path, tensors: str) -> dict[str, Any]:
         "tensors_sha256": tensors,
         "versions": {"python": platform.python_version(), **_versions("asic3d", "torch", "timm", "numpy")},
     }
+
+
+def _standing(alignment: Alignment, index: int) -> dict[str, Any]:
+    """How a photo stands, where that is not as most others do."""
+    facts = {
+        "turned": alignment.turns[index] if alignment.turns else 0,
+        "mirrored": bool(alignment.mirrored and alignment.mirrored[index]),
+        "outlier": alignment.names[index] in alignment.outliers,
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def _photo_facts(photo: Photo, root: Path) -> dict[str, Any]:
@@ -190,7 +203,17 @@ def read_alignment(folder: Path) -> Alignment:
         backbone=_text(run, "backbone", folder),
         device=_text(run, "device", folder),
         trained=Trained(**{name: tensors[name] for name in _TRAINED}) if trained else None,
+        turns=tuple(_quarters(entry, folder) for entry in _photos(run, folder)),
+        mirrored=tuple(entry.get("mirrored") is True for entry in _photos(run, folder)),
+        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if entry.get("outlier") is True),
     )
+
+
+def _quarters(entry: dict[str, Any], folder: Path) -> int:
+    turns = entry.get("turned", 0)
+    if turns not in (0, 1, 2, 3) or isinstance(turns, bool):
+        raise _damaged(folder, f"a photo is turned by {turns!r} quarters")
+    return int(turns)
 
 
 def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expected) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""PCK and cycle PCK on annotated sets: identity, nearest neighbour on the same features, and the alignment.
+"""PCK and cycle PCK on annotated sets: the baselines on the same features, and the alignment.
 
 python benchmarks/keypoints.py SET [SET ...] [--seeds 0 1]
 """
@@ -9,12 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import asic3d
-from asic3d_integrations.keypoint_sets import (
-    evaluate_keypoints,
-    identity_transfer,
-    load_keypoint_set,
-    named_transfer,
-)
+from asic3d.baselines import baselines
+from asic3d_integrations.keypoint_sets import evaluate_keypoints, load_keypoint_set, named_transfer
 
 FIGURES = (
     "pck@0.1",
@@ -31,11 +27,8 @@ def rows_of(folder: Path, seeds: list[int], cycles: int) -> dict[str, list[float
     truth = load_keypoint_set(folder)
     collection = asic3d.load_collection(truth.photo_folder)
     fits = [asic3d.align(collection, asic3d.make_config(backbone="efficientnet-lite0", seed=seed)) for seed in seeds]
-    methods = {
-        "identity": [identity_transfer(truth)],
-        "nearest neighbour": [named_transfer(fits[0].nearest_neighbour, truth)],
-        "asic3d": [named_transfer(fit.transfer, truth) for fit in fits],
-    }
+    methods = {name: [named_transfer(plain, truth)] for name, plain in baselines(fits[0]).items()}
+    methods["asic3d"] = [named_transfer(fit.transfer, truth) for fit in fits]
     return {name: _mean([_figures(transfer, truth, cycles) for transfer in runs]) for name, runs in methods.items()}
 
 

@@ -1,5 +1,6 @@
 """One small aligned collection with known truth, made once and shared by all tests that only read it."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from asic3d.alignment import Alignment, align
 from asic3d.collection import Collection, load_collection
 from asic3d.config import AlignmentConfig
 from asic3d.rendering import RenderedCollection, render_collection
+from asic3d_integrations.keypoint_sets import KeypointSet, load_keypoint_set
 
 settings.register_profile("asic3d", deadline=None)  # how long an example takes says more about the machine
 settings.load_profile("asic3d")
@@ -69,3 +71,14 @@ def toy(tmp_path_factory) -> Toy:
     config = AlignmentConfig(backbone="efficientnet-lite0", device="cpu")
     cache = folder / "cache"
     return Toy(truth, folder, cache, collection, config, align(collection, config, cache=cache))
+
+
+@pytest.fixture(scope="session")
+def truth(tmp_path_factory) -> KeypointSet:
+    """Four rendered photos with keypoints, and one of them hidden in one photo."""
+    folder = tmp_path_factory.mktemp("rendered")
+    render_collection(4, seed=1, size=(160, 120)).save(folder)
+    content = json.loads((folder / "keypoints.json").read_text())
+    content["images"][2]["keypoints"][min(content["images"][2]["keypoints"])] = None
+    (folder / "keypoints.json").write_text(json.dumps(content))
+    return load_keypoint_set(folder)

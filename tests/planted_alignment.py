@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -40,6 +41,13 @@ class PlantedAlignment:
     warnings: tuple[str, ...] = ()
     backbone: str = "planted"
     device: str = "cpu"
+
+    @property
+    def features(self) -> Tensor:
+        """(N, G * G, 98): waves over the canonical plane, the same at the same place of all photos."""
+        steps = torch.arange(-3, 4) * 1.1
+        phase = self.canonical.flatten(1, 2) @ torch.cartesian_prod(steps, steps).T
+        return F.normalize(torch.cat([phase.cos(), phase.sin()], 2), dim=2)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ def test_evaluate_keypoints_beside_its_baselines(planted, tmp_path):
     result = run("evaluate", "keypoints", ".", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     told = json.loads(result.stdout)
-    assert list(told["methods"]) == ["identity", "nearest neighbour", "asic3d"]
+    assert list(told["methods"]) == ["identity", "nearest neighbour", "buddies + MLS", "asic3d"]
     exact, identity, neighbour = (told["methods"][name] for name in ("asic3d", "identity", "nearest neighbour"))
     assert exact["pck@0.05"] == exact["pck@0.1"] == exact["cycle3@0.1_hops"] == exact["cycle3@0.1_return"] == 1
     assert identity["pck@0.1"] < 1 and identity["cycle2@0.1_return"] == identity["cycle3@0.1_return"] == 1
@@ -181,8 +181,9 @@ def test_evaluate_keypoints_as_a_table(planted, tmp_path):
     result = run("evaluate", "keypoints", ".", "-q")
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["PCK@0.1", "PCK@0.05", "2-cycle", "(return)", "3-cycle", "(return)"]
-    assert lines[4].split() == ["asic3d", "100.0", "100.0", "100.0", "(100.0)", "100.0", "(100.0)"]
-    assert lines[6].startswith("Keypoints found, in percent.")
+    assert lines[4].split()[:3] == ["buddies", "+", "MLS"]
+    assert lines[5].split() == ["asic3d", "100.0", "100.0", "100.0", "(100.0)", "100.0", "(100.0)"]
+    assert lines[7].startswith("Keypoints found, in percent.")
     assert "it returns from every cycle exactly" in result.stdout
     assert result.stderr == ""
 

@@ -11,6 +11,7 @@ from asic3d.coordinates import (
     normalised_to_grid,
     normalised_to_pixels,
     photo_cells,
+    pixels_to_crop,
     pixels_to_normalised,
 )
 
@@ -96,3 +97,10 @@ def test_the_cells_of_a_photo_are_those_whose_centre_is_on_it(size, cells):
             | (pixels[..., 1] > height - 0.5 + margin)
         )
         assert not bool((found & outside).any())
+
+
+@given(st.tuples(st.integers(-50, 500), st.integers(-50, 500)), st.integers(8, 600))
+def test_a_crop_keeps_its_edges(corner, side):
+    # The outer edges of the cut square, half a pixel around its outermost centres, become those of the resized one.
+    edges = double([[-0.5, -0.5], [side - 0.5, side - 0.5]]) + double(corner)
+    torch.testing.assert_close(pixels_to_crop(edges, corner, 256 / side), double([[-0.5, -0.5], [255.5, 255.5]]))

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import click
+import miniature_sets
 import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from asic3d.config import AlignmentConfig
 from asic3d.rendering import render_collection
 from asic3d.storage import read_json
 from asic3d_cli.main import main
+from asic3d_integrations.keypoint_sets import load_keypoint_set
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,6 +74,11 @@ def world(tmp_path_factory):
     shutil.copy(images / rendered.names[3], folder / "new.jpg")
     (folder / "points.csv").write_text("x,y\n120,80\n90,70\n")
     render_collection(3, seed=3, size=(160, 120)).save(folder / "cows")
+    cows = load_keypoint_set(folder / "cows")
+    miniature_sets.write_spair(folder / "SPair-71k", cows)
+    miniature_sets.write_cub(folder / "CUB_200_2011", cows)
+    miniature_sets.write_pf_willow(folder / "PF-dataset", cows)
+    miniature_sets.write_samurai(folder / "samurai", cows)
     shutil.rmtree(folder / "rendered_once")
     with pytest.MonkeyPatch.context() as patch:
         # 'auto' without a network and without a look at what is on this machine

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from asic3d.metrics import k_cycle_pck, mask_iou, normalised_errors, pck
+from asic3d.metrics import k_cycle_pck, mask_iou, normalised_errors, pck, return_pck
 
 
 @pytest.fixture
@@ -146,6 +146,28 @@ def test_too_few_photos_for_a_cycle_give_nan(keypoints):
 def test_a_cycle_of_one_photo_is_refused(keypoints):
     with pytest.raises(ValueError, match=r"^A cycle has at least 2 photos, not 1\.$"):
         k_cycle_pck(noisy, *keypoints, 1)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_return_pck_matches_the_slow_reference(keypoints, k):
+    points, extents = keypoints
+    right = counted = 0
+    for cycle in itertools.permutations(range(len(points)), k):
+        for start in points[cycle[0]]:
+            point = start
+            if np.isfinite(start).all():
+                for source, target in zip(cycle, (*cycle[1:], cycle[0]), strict=True):
+                    point = noisy(source, target, point[None])[0]
+                right += math.dist(point, start) <= 0.3 * extents[cycle[0]]
+                counted += 1
+    found = return_pck(noisy, points, extents, k, alpha=0.3)
+    assert (found.returned, found.points) == (right / counted, counted)
+    assert 0 < found.returned < 1 and math.isnan(found.hops)
+
+
+def test_return_pck_needs_k_photos(keypoints):
+    points, extents = keypoints
+    assert math.isnan(return_pck(noisy, points[:2], extents[:2], 3).returned)
 
 
 def test_mask_iou():

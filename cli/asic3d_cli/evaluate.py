@@ -7,6 +7,7 @@ import click
 
 from asic3d_cli.commands import Command, Group, help_alone
 from asic3d_cli.console import Console
+from asic3d_cli.evaluate_sets import set_command
 from asic3d_cli.options import config_options, output_options, settings
 from asic3d_cli.runs import FOLDER
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 
 @click.group(
-    cls=Group, examples=(("asic3d evaluate keypoints cows", "Align the annotated photos in 'cows' and score them."),)
+    cls=Group,
+    examples=(
+        ("asic3d evaluate keypoints cows", "Align the annotated photos in 'cows' and score them."),
+        ("asic3d evaluate spair --root SPair-71k --category cat", "The same for a category of a published data set."),
+    ),
 )
 @click.pass_context
 def evaluate(ctx: click.Context) -> None:
@@ -59,3 +64,7 @@ def keypoints(console: Console, keypoint_set: Path, config: "AlignmentConfig", c
         console.emit({"set": keypoint_set, "photos": len(truth), "backbone": alignment.backbone, "methods": figures})
     else:
         console.result(score_table(figures))
+
+
+for data_set in ("spair", "cub", "pf-willow", "samurai"):
+    evaluate.add_command(set_command(data_set))

@@ -8,10 +8,9 @@ Pixels, x right, y down, (0, 0) = the centre of the top-left pixel. A point is `
 is not visible; without a third number it is visible.
 """
 
-import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +20,8 @@ import torch
 
 from asic3d.coordinates import normalised_to_pixels, pixels_to_normalised
 from asic3d.errors import CollectionError
-from asic3d.metrics import CyclePck, Transfer, k_cycle_pck, pck
+from asic3d.metrics import Transfer
+from asic3d_integrations.scoring import all_pairs, score_keypoints
 
 FILE_NAME = "keypoints.json"
 
@@ -121,14 +121,14 @@ def identity_transfer(keypoint_set: KeypointSet) -> Transfer:
     return transfer
 
 
-def named_transfer(transfer: Callable[..., Any], keypoint_set: KeypointSet) -> Transfer:
+def named_transfer(transfer: Callable[..., Any], keypoint_set: KeypointSet | Sequence[str]) -> Transfer:
     """A transfer between photos by name, as ``alignment.transfer`` is, as one between a set's photos by index.
 
     Args:
         transfer: ``transfer(points, source=NAME, target=NAME)``, whose result has ``.points`` (n, 2) in pixels.
-        keypoint_set: its ``photo_names`` are the names; the alignment is one of its ``photo_folder``.
+        keypoint_set: its ``photo_names`` are the names, the alignment is one of its ``photo_folder``; or the names.
     """
-    names = keypoint_set.photo_names
+    names = keypoint_set.photo_names if isinstance(keypoint_set, KeypointSet) else tuple(keypoint_set)
 
     def by_index(source: int, target: int, points: np.ndarray) -> np.ndarray:
         return np.asarray(transfer(points, source=names[source], target=names[target]).points, np.float64)
@@ -148,35 +148,11 @@ def evaluate_keypoints(
         seed: seed of that sample.
 
     Returns:
-        Figures in [0, 1]: ``pck@0.1`` and ``pck@0.05`` pooled over points, ``pck@0.1_per_image``, and for k of 2 and 3
-        ``cycle{k}@0.1_hops`` and ``cycle{k}@0.1_return``; and ``points``, the number of transferred points behind PCK.
-        A figure that the set can't give (3-cycles of two photos) is absent.
+        Figures in [0, 1] as :func:`asic3d_integrations.scoring.score_keypoints` names them.
     """
-    pairs = list(itertools.permutations(range(len(keypoint_set)), 2))
-    target = np.array([j for _, j in pairs])
-    predicted = np.stack([_transfer_visible(transfer, keypoint_set, i, j) for i, j in pairs])
-    visible = np.stack([keypoint_set.visible[i] & keypoint_set.visible[j] for i, j in pairs])
-    at = {
-        alpha: pck(predicted, keypoint_set.keypoints[target], visible, keypoint_set.extents[target], alpha)
-        for alpha in (0.1, 0.05)
-    }
-    figures = {"pck@0.1": at[0.1].per_point, "pck@0.05": at[0.05].per_point, "pck@0.1_per_image": at[0.1].per_image}
-    for k in (2, 3):
-        walked: CyclePck = k_cycle_pck(
-            transfer, keypoint_set.keypoints, keypoint_set.extents, k, alpha=0.1, cycles=cycles, seed=seed
-        )
-        figures |= {f"cycle{k}@0.1_hops": walked.hops, f"cycle{k}@0.1_return": walked.returned}
-    figures = {name: figure for name, figure in figures.items() if not math.isnan(figure)}
-    return figures | {"points": at[0.1].points}
-
-
-def _transfer_visible(transfer: Transfer, keypoint_set: KeypointSet, source: int, target: int) -> np.ndarray:
-    """(K, 2): the source's keypoints in the target, NaN where they are not visible in both."""
-    shared = keypoint_set.visible[source] & keypoint_set.visible[target]
-    moved = np.full(keypoint_set.keypoints.shape[1:], np.nan)
-    if shared.any():
-        moved[shared] = transfer(source, target, keypoint_set.keypoints[source, shared])
-    return moved
+    keypoints, extents = keypoint_set.keypoints, keypoint_set.extents
+    pairs = all_pairs(keypoints, extents)
+    return score_keypoints(transfer, pairs, keypoints, extents, cycles=cycles, seed=seed)
 
 
 def _read_entries(path: Path) -> list[Any]:

@@ -1,0 +1,124 @@
+"""What is known of the photos before they are laid into the canonical space, and which of them belong together.
+
+Photos that lie on their side are found before their features are computed; photos that face the other way and photos
+that show something else by what the best buddies of all pairs agree on.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asic3d.backbones import Backbone
+from asic3d.collection import Collection
+from asic3d.config import AlignmentConfig, ProgressCallback
+from asic3d.features import FeatureMaps, extract_features
+from asic3d.fitting import Problem
+from asic3d.foreground import Foreground, find_foreground
+from asic3d.orientations import look_mirrored, stand_upright
+
+
+@dataclass(frozen=True, eq=False)
+class Photos:
+    """The photos that are laid into the canonical space together.
+
+    Attributes:
+        collection: N photos.
+        config: the settings.
+        maps: their features.
+        foreground: their objects.
+        problem: their matches and where their maps start; None where a network maps them.
+        outliers: names of the photos that show something else; they are not among the N.
+    """
+
+    collection: Collection
+    config: AlignmentConfig
+    maps: FeatureMaps
+    foreground: Foreground
+    problem: Problem | None = None
+    outliers: tuple[str, ...] = ()
+
+    @property
+    def flips(self) -> Tensor:
+        """(N,) bool: the photos that face the other way."""
+        return torch.zeros(len(self.collection), dtype=torch.bool) if self.problem is None else self.problem.flips
+
+
+def screen(
+    collection: Collection,
+    backbone: Backbone,
+    config: AlignmentConfig,
+    *,
+    cache: Path | None = None,
+    progress: ProgressCallback | None = None,
+    seconds: dict[str, float],
+) -> Photos:
+    """Describes the photos, finds their objects, and settles how they stand and which of them belong together.
+
+    Args:
+        collection: two photos or more.
+        backbone: the network.
+        config: the settings.
+        cache: folder of a run's cache.
+        progress: called with the stages ``features`` and ``foreground``.
+        seconds: gets the time of each stage.
+
+    Raises:
+        AlignmentError: nothing in the photos can be matched.
+        StorageError: the cache can't be written.
+    """
+    with timed(seconds, "features"):
+        turns = stand_upright(collection, backbone, config, cache) if config.turns else None
+    photos = _described(collection, backbone, config, turns, cache, progress, seconds)
+    if config.mapping != "spline":
+        return photos
+    photos = _compared(photos, backbone, cache, seconds)
+    outliers = photos.problem.outliers() if config.outliers and photos.problem is not None else ()
+    if not outliers:
+        return photos
+    kept = [index for index in range(len(collection)) if index not in outliers]
+    fewer = replace(collection, photos=tuple(collection.photos[index] for index in kept))
+    turns = None if turns is None else turns[kept]
+    photos = _described(fewer, backbone, config, turns, cache, progress, seconds)
+    return replace(
+        _compared(photos, backbone, cache, seconds), outliers=tuple(collection.names[index] for index in outliers)
+    )
+
+
+def _described(
+    collection: Collection,
+    backbone: Backbone,
+    config: AlignmentConfig,
+    turns: Tensor | None,
+    cache: Path | None,
+    progress: ProgressCallback | None,
+    seconds: dict[str, float],
+) -> Photos:
+    with timed(seconds, "features"):
+        maps = extract_features(collection, backbone, config, turns=turns, cache=cache, progress=progress)
+    with timed(seconds, "foreground"):
+        foreground = find_foreground(collection, maps, config, progress)
+    return Photos(collection, config, maps, foreground)
+
+
+def _compared(photos: Photos, backbone: Backbone, cache: Path | None, seconds: dict[str, float]) -> Photos:
+    """The same with the problem that is to be solved: all photos' matches, and which photos face the other way."""
+    config, maps, recurring = photos.config, photos.maps, photos.foreground.recurring
+    with timed(seconds, "canonical"):
+        problem = Problem.of(maps, recurring, config)
+        if problem.flips.any():  # best buddies of unmirrored photos hint at it; those of mirror images are sure
+            flips = look_mirrored(photos.collection, backbone, recurring, maps.quarters, config, cache)
+            problem = problem.mirrored(flips)
+    return replace(photos, problem=problem)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Adds up how long a stage takes."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
