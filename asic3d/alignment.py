@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from asic3d.backbones import load_backbone
+from asic3d.canonical_grid import CanonicalGrid, find_grid
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, ProgressCallback
 from asic3d.correspondences import (
@@ -29,6 +31,8 @@ from asic3d.fitting import Checkpoint
 from asic3d.foreground import Foreground, full_mask
 from asic3d.layout import Layout, lay_out
 from asic3d.optimisation import Trained
+from asic3d.parts import full_parts, object_parts, part_shares
+from asic3d.propagation import propagate
 from asic3d.screening import Photos, screen, timed
 
 if TYPE_CHECKING:
@@ -118,6 +122,43 @@ class Alignment:
     def foreground(self) -> Tensor:
         """(N, G, G) float32 in [0, 1]: probability that a cell shows the object."""
         return self._on_grid(self.space.foreground)
+
+    @cached_property
+    def canonical_grid(self) -> CanonicalGrid:
+        """What the object looks like in the canonical plane: one picture of all photos, solved for when first used."""
+        return find_grid(self)
+
+    @property
+    def parts(self) -> Tensor:
+        """(N, G, G) int64: part of the object, 0 to ``config.parts - 1``, the same in every photo; -1 = not object."""
+        return object_parts(self._part_shares, self.foreground)
+
+    @cached_property
+    def _part_shares(self) -> Tensor:
+        config = self.config
+        return part_shares(self.features, self.foreground, config.parts, config.seed, canonical=self.canonical)
+
+    def part_map(self, name: str, mask: np.ndarray | None = None) -> np.ndarray:
+        """The parts of a photo, drawn to its edges: (H, W) int8 of the original upright size; -1 = not the object.
+
+        Args:
+            name: the photo.
+            mask: (h, w) uint8, 255 = object: a mask of the size that is wanted, in place of :meth:`mask`.
+
+        Raises:
+            CollectionError: there is no such photo.
+        """
+        index = self.collection.index(name)
+        wanted = self.mask(name) if mask is None else mask
+        return full_parts(self.collection[index], self._part_shares[index], wanted)
+
+    def propagate(self, edit: "str | Path | np.ndarray", *, source: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Paints on every photo what is painted on one; see :func:`asic3d.propagation.propagate`.
+
+        Example:
+            >>> layers = dict(alignment.propagate("edit.png", source="a.jpg"))  # doctest: +SKIP
+        """
+        return propagate(self, edit, source)
 
     def _on_grid(self, values: Tensor) -> Tensor:
         return values.reshape(len(values), self.space.grid, self.space.grid, *values.shape[2:])

@@ -102,13 +102,13 @@ def fit_affine(
 def spline_basis(grid: int, control_points: int) -> Tensor:
     """(G * G, n * n) float64: uniform cubic B-splines at the cell centres, n x n control points over [-1, 1]^2."""
     centres = cell_centres(grid).double()
-    x, y = (_cubic_basis(line, control_points) for line in centres.T)
+    x, y = (cubic_basis(line, control_points) for line in centres.T)
     return (y[:, :, None] * x[:, None, :]).reshape(len(centres), -1)
 
 
-def _cubic_basis(x: Tensor, count: int) -> Tensor:
+def cubic_basis(x: Tensor, count: int) -> Tensor:
     """(P,) places in [-1, 1] to (P, count) values of the cubic B-splines whose domain is [-1, 1]."""
-    distance = (x[:, None] + 1) / 2 * (count - 3) - (torch.arange(count, dtype=x.dtype) - 1)
+    distance = (x[:, None] + 1) / 2 * (count - 3) - (torch.arange(count, dtype=x.dtype, device=x.device) - 1)
     far = distance.abs()
     near = 2 / 3 - far**2 + far**3 / 2
     return torch.where(far < 1, near, (2 - far).clamp(min=0) ** 3 / 6)

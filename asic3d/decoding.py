@@ -105,6 +105,34 @@ def decode_mask(path: Path) -> np.ndarray:
     return values > max(float(values.max()), 0.0) / 2
 
 
+def decode_layer(path: Path) -> np.ndarray:
+    """Decodes a picture with transparency, of any kind that has it: true colour, grey or palette, 8 or 16 bits.
+
+    Returns:
+        (h, w, 4) uint8 RGBA, sRGB, upright, not premultiplied.
+
+    Raises:
+        UnreadableError: the file can't be read as an image, or has no transparency.
+    """
+    with _opened(path) as image:
+        image.load()
+        if not _has_alpha(image):
+            raise UnreadableError(
+                "it has no transparency, so nothing says what is painted; save it as PNG with a transparent background"
+            )
+        turn = _orientation(image)
+        if image.mode.startswith("I"):  # 16-bit grey with one transparent value, which Pillow does not convert
+            values = np.asarray(image)
+            alpha = Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+            colour = _from_deep_grey(values).convert("RGB")
+        else:
+            rgba = image.convert("RGBA")
+            rgba.info |= {"icc_profile": image.info.get("icc_profile") if "L" not in image.mode else None}
+            alpha, colour = rgba.getchannel("A"), _to_srgb(rgba)
+        layer = Image.merge("RGBA", (*colour.split(), alpha))
+        return np.array(layer.transpose(_TURNS[turn]) if turn in _TURNS else layer)
+
+
 def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """Width and height reduced so that the longer is at most ``longest``, in the same proportion, at least 1."""
     scale = min(1.0, longest / max(size))

@@ -7,6 +7,7 @@
     ├── BackboneError           the network: unknown name, weights missing or wrong
     ├── ConfigError             a setting that does not exist or is out of its range
     ├── AlignmentError          the fit: nothing to match, diverged
+    ├── EditError               an edit that is to be propagated: unreadable, without transparency, of another shape
     ├── StorageError            run folders and files: exist already, damaged, not writable, of a newer version
     └── MissingExtraError       an optional package that is not installed
 
@@ -34,6 +35,10 @@ class AlignmentError(Asic3dError):
     """The photos can't be aligned."""
 
 
+class EditError(Asic3dError):
+    """What was painted on a photo can't be painted on the others."""
+
+
 class StorageError(Asic3dError):
     """A run folder or one of its files can't be read or written."""
 
@@ -52,3 +57,7 @@ class BackboneWarning(UserWarning):
 
 class CheckpointWarning(UserWarning):
     """An interrupted run can't be gone on with; it begins anew."""
+
+
+class EditWarning(UserWarning):
+    """An edit was changed before it was propagated."""

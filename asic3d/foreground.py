@@ -248,22 +248,24 @@ def reduced_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def cells_to_photo(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def cells_to_photo(cells: np.ndarray, size: tuple[int, int], *, smooth: bool = False) -> np.ndarray:
     """Values of a photo's cells at its pixels.
 
     Args:
         cells: (G, G) or (G, G, C) float32 over the photo's square.
         size: (width, height) of the pixels wanted; they cover the whole photo.
+        smooth: cubic rather than linear between the cells' centres, so that slopes don't jump.
 
     Returns:
-        (height, width) or (height, width, C) float32, bilinear between the cells' centres.
+        (height, width) or (height, width, C) float32.
     """
     grid, (width, height) = len(cells), size
     step = grid / max(size)
     x = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) * step + grid / 2 - 0.5
     y = (np.arange(height, dtype=np.float32) + 0.5 - height / 2) * step + grid / 2 - 0.5
     at_x, at_y = np.meshgrid(x, y)
-    return cv2.remap(np.ascontiguousarray(cells), at_x, at_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    kind = cv2.INTER_CUBIC if smooth else cv2.INTER_LINEAR
+    return cv2.remap(np.ascontiguousarray(cells), at_x, at_y, kind, borderMode=cv2.BORDER_REPLICATE)
 
 
 def mask_cells(mask: np.ndarray, grid: int) -> Tensor:
@@ -294,12 +296,12 @@ def full_mask(photo: Photo, mask: np.ndarray) -> np.ndarray:
     working = photo.pixels.shape[1::-1]
     soft = cv2.resize(mask, working, interpolation=cv2.INTER_LINEAR)
     radius = max(1, round(1.5 * max(working) / max(mask.shape)))
-    soft = _guided_filter(soft, photo.pixels, radius)
+    soft = guided_filter(soft, photo.pixels, radius)
     soft = cv2.resize(soft, photo.size, interpolation=cv2.INTER_LINEAR)
     return np.where(soft > 0.5, 255, 0).astype(np.uint8)
 
 
-def _guided_filter(values: np.ndarray, pixels: np.ndarray, radius: int) -> np.ndarray:
+def guided_filter(values: np.ndarray, pixels: np.ndarray, radius: int) -> np.ndarray:
     """Guided filter (He et al., 2010) with a grey guide: (h, w) float32 values follow the edges of (h, w, 3) uint8."""
     guide = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     window = (2 * radius + 1, 2 * radius + 1)

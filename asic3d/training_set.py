@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +14,7 @@ from asic3d.errors import AlignmentError
 from asic3d.features import FeatureMaps, square_images
 from asic3d.foreground import Foreground, mask_cells
 from asic3d.objective import Batch
+from asic3d.parts import find_parts
 
 OBJECT = 0.5
 """Share of a cell or pixel that the mask covers from which it is the object."""
@@ -98,7 +97,7 @@ def make_training_set(
     """
     size, device = config.working_size, maps.features.device
     masks = torch.stack([mask_cells(mask, size) for mask in foreground.masks]).to(device)
-    labels = find_parts(maps, foreground, config.parts, config.seed)
+    labels = find_parts(maps.features, foreground.probability * maps.valid, config.parts, config.seed)
     parts = F.interpolate(labels[:, None].float(), (size, size), mode="nearest")[:, 0].long()
     return TrainingSet(
         torch.cat([square_images(photo.pixels, (size,))[0] for photo in collection]).to(device),
@@ -155,22 +154,3 @@ def pack_buddies(buddies: BestBuddies, pairs: Tensor, grid: int) -> tuple[Tensor
     used = torch.arange(sides[0].shape[1], device=row.device) < sizes[:, None]
     matched = sizes > 0
     return pairs[matched], sides[0][matched], sides[1][matched], used[matched]
-
-
-def find_parts(maps: FeatureMaps, foreground: Foreground, count: int, seed: int) -> Tensor:
-    """Parts of the object that the photos share: clusters of the features of all photos' objects.
-
-    Returns:
-        (N, G, G) int64, from 0; -1 beside the object.
-    """
-    inside = (foreground.probability > OBJECT) & maps.valid
-    axes, mean = maps.principal_axes(32)
-    labels = torch.full(inside.shape, -1, device=inside.device)
-    cells = ((maps.features[inside] - mean) @ axes).cpu().numpy()
-    if len(cells):
-        cv2.setRNGSeed(seed)
-        stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
-        start = np.empty(0, np.int32)
-        found = cv2.kmeans(cells, min(count, len(cells)), start, stop, 4, cv2.KMEANS_PP_CENTERS)[1]
-        labels[inside] = torch.from_numpy(np.asarray(found, np.int64)[:, 0]).to(labels.device)
-    return labels

@@ -4,6 +4,7 @@ It has what the report and the command line use of asic3d.Alignment, and its tra
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from asic3d.canonical_grid import CanonicalGrid, find_grid
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig
 from asic3d.coordinates import cell_centres, normalised_to_pixels
+from asic3d.correspondences import DenseMap
+from asic3d.propagation import propagate
+from asic3d.storage import sha256_of
 
 GRID = 24
 SIZES = ((96, 72), (60, 90), (80, 80))
@@ -72,6 +77,27 @@ class PlantedAlignment:
         i = self.collection.index(name)
         return np.where(np.hypot(*canonical_of_pixels(i).transpose(2, 0, 1)) <= 1, 255, 0).astype(np.uint8)
 
+    @cached_property
+    def canonical_grid(self) -> CanonicalGrid:
+        return find_grid(self, 96)
+
+    def part_map(self, name: str, mask: np.ndarray | None = None) -> np.ndarray:
+        """Part 1 is the left half of the disc, part 2 the right one."""
+        mask = self.mask(name) if mask is None else mask
+        x = to_canonical(np.arange(mask.shape[1])[:, None], self.collection.index(name))[:, 0]
+        return np.where(mask > 127, (x > 0).astype(np.int8), -1).astype(np.int8)
+
+    def dense(self, source: str, target: str) -> DenseMap:
+        """Every pixel of the source."""
+        i, j = self.collection.index(source), self.collection.index(target)
+        canonical = canonical_of_pixels(i)
+        confidence = np.where(np.hypot(*canonical.transpose(2, 0, 1)) <= 1, 0.9, 0.1)
+        points = canonical * RADII[j] + CENTRES[j]
+        return DenseMap(torch.from_numpy(points).float(), torch.from_numpy(confidence).float(), SIZES[i])
+
+    def propagate(self, edit, *, source: str):
+        return propagate(self, edit, source)
+
     def save(self, folder, *, overwrite: bool = False) -> None:
         (Path(folder) / "run.json").write_text("{}")
 
@@ -106,7 +132,7 @@ def plant(folder: Path, names: tuple[str, ...] = ("a.jpg", "b.jpg", "c.jpg"), **
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(index)).save(path, "JPEG")
-        photos.append(Photo(name, path, SIZES[index], str(index) * 64, picture(index)))
+        photos.append(Photo(name, path, SIZES[index], sha256_of(path), picture(index)))
         pixels = normalised_to_pixels(cell_centres(GRID), SIZES[index]).numpy()
         canonical.append(to_canonical(pixels, index).reshape(GRID, GRID, 2))
     canonical = torch.from_numpy(np.stack(canonical)).float()

@@ -46,7 +46,8 @@ def test_every_figure_and_stage_is_explained(demo):
 def test_demo_writes_the_run_folder_and_keeps_the_truth(demo):
     folder, told = demo
     assert {entry.name for entry in folder.iterdir()} == {
-        ".asic3d", "alignment.safetensors", "cache", "collection", "figures", "masks", "report.html", "run.json"
+        ".asic3d", "alignment.safetensors", "cache", "canonical_grid.safetensors", "collection", "figures", "masks",
+        "report.html", "run.json",
     }  # fmt: skip
     assert {entry.name for entry in (folder / "masks").iterdir()} == {f"{name}.png" for name in told["photos"]}
     assert (folder / "collection" / "keypoints.json").is_file()

@@ -12,6 +12,7 @@ import click
 import miniature_sets
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file
 
 from asic3d import backbones, hypercolumns
@@ -72,6 +73,7 @@ def world(tmp_path_factory):
         shutil.copy(images / name, folder / "your" / "photos" / f"{letter}.jpg")
         shutil.copy(masks / f"{name}.png", folder / "masks" / f"{letter}.jpg.png")
     shutil.copy(images / rendered.names[3], folder / "new.jpg")
+    Image.new("RGBA", (240, 180), (255, 0, 0, 90)).save(folder / "edit.png")
     (folder / "points.csv").write_text("x,y\n120,80\n90,70\n")
     render_collection(3, seed=3, size=(160, 120)).save(folder / "cows")
     cows = load_keypoint_set(folder / "cows")
@@ -182,6 +184,18 @@ def test_the_tensors_of_a_run_are_those_listed(world):
     assert set(written) - beyond == listed
 
 
+def test_the_tensors_of_a_grid_are_those_listed(world):
+    rows = table("docs/run-folder.md", "## `canonical_grid.safetensors`")
+    written = load_file(world / "asic3d_out" / "canonical_grid.safetensors")
+    assert set(written) == {name for row in rows for name in named(row[0])}
+
+
+def test_the_figures_of_a_run_are_those_listed(world):
+    row = next(row for row in table("docs/run-folder.md", "# The run folder") if row[0] == "`figures/`")
+    written = {path.name for path in (world / "asic3d_out" / "figures").iterdir()}
+    assert written == {name for name in named(row[1]) if "." in name}
+
+
 def test_the_keys_of_a_run_are_those_listed(world):
     listed = {name for row in table("docs/run-folder.md", "## `run.json`") for name in named(row[0])}
     run_file = read_json(world / "asic3d_out" / "run.json")
@@ -197,7 +211,7 @@ def test_the_quality_figures_of_a_run_are_those_listed(world):
 def test_the_files_of_a_run_are_those_listed(world):
     listed = {named(row[0])[0].split("/")[0] for row in table("docs/run-folder.md", "# The run folder")}
     written = {path.name for path in (world / "asic3d_out").iterdir() if not path.name.startswith(".")}
-    assert written == listed - {"checkpoint.safetensors", "collection", "losses.csv"}
+    assert written == listed - {"checkpoint.safetensors", "collection", "losses.csv", "edits"}
 
 
 def test_quoted_messages_are_in_the_code():

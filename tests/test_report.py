@@ -151,16 +151,22 @@ def test_outline_of_nothing_is_empty():
     assert pictures.outline(np.zeros((5, 5), np.uint8)) == ""
 
 
-def test_average_in_the_canonical_plane_shows_the_object_sharp(planted):
-    shifted = replace(planted, canonical=planted.canonical + torch.tensor([0.5, 0.0, -0.5]).reshape(3, 1, 1, 1))
-    errors = []
-    for alignment in (planted, shifted):
-        average = pictures.canonical_average(alignment, 60, extent=1.0)
-        line = ((np.arange(60) + 0.5) / 60 * 2 - 1) * 1.35
-        x, y = np.meshgrid(line, line)
-        truth = np.stack([np.sin(5 * x), np.cos(4 * y), np.sin(3 * x + 4 * y)], -1) * 100 + 128
-        errors.append(np.abs(average[..., :3] - truth)[np.hypot(x, y) < 0.8].mean())
-    assert errors[0] < 12 < 40 < errors[1]
+def test_a_part_has_its_colour_on_the_object_alone(planted):
+    mask = planted.mask("a.jpg")
+    painted = pictures.parts_picture(planted, 0, mask)
+    left, right = painted[30, 30], painted[30, 50]
+    assert (left[:3] == pictures.PART_COLOURS[0]).all() and (right[:3] == pictures.PART_COLOURS[1]).all()
+    assert ((painted[..., 3] > 0) == (mask > 0)).all()
+
+
+def test_colour_blind_people_can_tell_the_parts_apart():
+    linear = (pictures.PART_COLOURS / 255) ** 2.2
+    for red_green in ((0.625, 0.7), (0.567, 0.558)):  # strongest mixtures of red and green in common simulations
+        red = linear[:, 0] * red_green[0] + linear[:, 1] * (1 - red_green[0])
+        green = linear[:, 0] * red_green[1] + linear[:, 1] * (1 - red_green[1])
+        seen = np.stack([red, green, linear[:, 2] * 0.7 + linear[:, 1] * 0.3], 1) ** (1 / 2.2)
+        distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + np.eye(8)
+        assert distance.min() > 0.08
 
 
 # ---- points --------------------------------------------------------------------------------------------------------
@@ -278,7 +284,7 @@ def test_page_can_be_read_without_seeing_it(planted, tmp_path):
     page, _ = page_of(planted, tmp_path / "run")
     assert [a for a in page.all("img") if not a.get("alt")] == []
     drawings = [a for a in page.all("svg") if a.get("aria-hidden") != "true"]
-    assert len(drawings) == 4 * 3 and all(a["role"] == "img" and a["aria-label"] for a in drawings)
+    assert len(drawings) == 7 * 3 and all(a["role"] == "img" and a["aria-label"] for a in drawings)
     assert next(iter(page.all("html")))["lang"] == "en"
     labels = {a["aria-labelledby"] for a in page.all("section") if "aria-labelledby" in a}
     assert labels and labels <= {a.get("id") for a in page.all("h2")}
@@ -362,9 +368,35 @@ def test_page_is_called_after_the_photo_folder(tmp_path, folder, title):
 def test_pictures_are_written_as_files(planted, tmp_path):
     path = write_report(planted, tmp_path / "run")
     assert path == tmp_path / "run" / "report.html"
-    for name in ("colours.jpg", "points.jpg", "masks.jpg"):
+    for name in ("colours.jpg", "points.jpg", "masks.jpg", "parts.jpg", "canonical.png", "distortion.png"):
         with Image.open(tmp_path / "run" / "figures" / name) as sheet:
-            assert sheet.format == "JPEG" and min(sheet.size) > 150
+            assert sheet.format == ("JPEG" if name.endswith("jpg") else "PNG") and min(sheet.size) > 150
+
+
+def test_the_page_shows_parts_and_the_canonical_picture(planted, tmp_path):
+    page, text = page_of(planted, tmp_path / "run")
+    grid = planted.canonical_grid
+    assert f"a PSNR of {grid.psnr.mean():.1f} dB" in text
+    assert f"{grid.psnr[1]:.1f} dB · {grid.psnr_matched[1]:.1f} dB in its light" in text
+    assert text.count("painted by part of the object") == 3
+    assert [part for part in ("Part 1", "Part 4", "Part 5") if part in text] == ["Part 1", "Part 4"]
+    assert {"Angles changed", "Areas stretched or shrunk", "Where the photos disagree"} <= {
+        image["alt"] for image in page.all("img")
+    }
+
+
+def test_many_parts_have_different_colours():
+    colours = pictures.part_colours(24)
+    assert len({tuple(colour) for colour in colours.tolist()}) == 24
+    assert np.array_equal(colours[:8], pictures.PART_COLOURS)
+
+
+def test_the_sheet_of_parts_explains_its_colours(planted, tmp_path):
+    write_report(planted, tmp_path / "run")
+    with Image.open(tmp_path / "run" / "figures" / "parts.jpg") as sheet:
+        key = np.asarray(sheet)[-30:].reshape(-1, 3).astype(int)
+    shown = [(np.abs(key - colour).max(1) < 12).sum() > 150 for colour in pictures.PART_COLOURS[:7].astype(int)]
+    assert shown == [True] * 4 + [False] * 3
 
 
 def test_mask_sheet_shows_the_object_on_grey(planted, tmp_path):
@@ -380,7 +412,11 @@ def test_a_second_report_replaces_the_first(planted, tmp_path):
     write_report(planted, tmp_path / "run")
     write_report(replace(planted, warnings=("Now with a warning.",)), tmp_path / "run")
     assert "Now with a warning." in (tmp_path / "run" / "report.html").read_text("utf-8")
-    assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == ["figures", "report.html"]
+    assert sorted(entry.name for entry in (tmp_path / "run").iterdir()) == [
+        "canonical_grid.safetensors",
+        "figures",
+        "report.html",
+    ]
 
 
 def test_a_place_that_cant_be_written_is_an_error(planted, tmp_path):

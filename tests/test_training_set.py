@@ -11,7 +11,7 @@ from asic3d.coordinates import cell_centres
 from asic3d.errors import AlignmentError
 from asic3d.features import FeatureMaps
 from asic3d.foreground import Foreground
-from asic3d.training_set import TrainingSet, find_parts, make_training_set, object_of, pack_buddies, raw_buddies
+from asic3d.training_set import TrainingSet, make_training_set, object_of, pack_buddies, raw_buddies
 
 GRID = 6
 
@@ -67,28 +67,6 @@ def test_nothing_to_match_is_an_error():
     few[:, 0, :2] = True
     with pytest.raises(AlignmentError, match=r"^Hardly anything in these photos can be matched"):
         raw_buddies(one_hot_maps(2), pack_cells(few), partners=0)
-
-
-def test_parts_are_clusters_of_the_object_alike_in_all_photos():
-    halves = torch.zeros(GRID, GRID, dtype=torch.long)
-    halves[:, 3:] = 1
-    noise = 0.05 * torch.randn(3, GRID, GRID, 8, generator=torch.Generator().manual_seed(0))
-    features = F.normalize(torch.eye(8)[2 * halves] + noise, dim=3)
-    maps = FeatureMaps(features, torch.ones(3, GRID, GRID, dtype=torch.bool))
-    probability = torch.ones(3, GRID, GRID)
-    probability[:, 0] = 0.2
-    found = find_parts(maps, foreground(probability), 2, seed=0)
-    assert (found[:, 0] == -1).all()
-    labels = found[:, 1:]
-    assert labels.unique().tolist() == [0, 1]
-    left = int(labels[0, 0, 0])
-    assert torch.equal(labels == left, (halves[1:] == 0).expand(3, -1, -1))
-    assert torch.equal(find_parts(maps, foreground(probability), 2, seed=0), found)
-
-
-def test_parts_of_photos_without_an_object():
-    found = find_parts(one_hot_maps(), foreground(torch.zeros(3, GRID, GRID)), 4, seed=0)
-    assert (found == -1).all()
 
 
 def test_photos_masks_and_parts_lie_in_one_frame(toy):

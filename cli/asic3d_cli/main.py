@@ -8,6 +8,7 @@ from asic3d_cli.align import align
 from asic3d_cli.commands import RootGroup, help_alone
 from asic3d_cli.demo import demo
 from asic3d_cli.evaluate import evaluate
+from asic3d_cli.propagate import propagate
 from asic3d_cli.transfer import transfer
 
 
@@ -30,5 +31,5 @@ def main(ctx: click.Context) -> None:
     help_alone(ctx)
 
 
-for command in (align, add, transfer, evaluate, demo):
+for command in (align, add, transfer, propagate, evaluate, demo):
     main.add_command(command)

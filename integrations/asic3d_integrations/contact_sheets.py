@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from asic3d_integrations.pictures import part_colours
 from asic3d_integrations.report_pictures import View
 from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 from asic3d_integrations.verdict import GUESS, SURE
@@ -13,17 +14,21 @@ CELL = 320
 _GAP = 12
 
 
-def contact_sheets(views: list[View], samples: SampledMatches) -> dict[str, Image.Image]:
-    """File name -> sheet: ``colours.jpg`` (each photo and its colouring), ``points.jpg``, ``masks.jpg``."""
+def contact_sheets(views: list[View], samples: SampledMatches, parts: int) -> dict[str, Image.Image]:
+    """File name -> sheet: ``colours.jpg`` (each photo and its colouring), ``points.jpg``, ``masks.jpg``, ``parts.jpg``.
+
+    ``parts`` is the number of parts, each of which the last sheet explains.
+    """
     reference = samples.reference()
     return {
-        "colours.jpg": _sheet([np.hstack([view.photo, _painted(view)]) for view in views], 2 * CELL),
-        "points.jpg": _sheet([_numbered(view, views[reference], samples) for view in views], CELL),
-        "masks.jpg": _sheet([_cut_out(view) for view in views], CELL),
+        "colours.jpg": sheet_of([np.hstack([view.photo, _painted(view)]) for view in views], 2 * CELL),
+        "points.jpg": sheet_of([_numbered(view, views[reference], samples) for view in views], CELL),
+        "masks.jpg": sheet_of([_cut_out(view) for view in views], CELL),
+        "parts.jpg": _with_key(sheet_of([_in_parts(view) for view in views], CELL), parts),
     }
 
 
-def _sheet(pictures: list[np.ndarray], cell: int) -> Image.Image:
+def sheet_of(pictures: list[np.ndarray], cell: int) -> Image.Image:
     """Pictures in rows on white, each shrunk into a cell that is ``cell`` wide and ``CELL`` high."""
     columns = max(1, round((len(pictures) * CELL / cell) ** 0.5 + 0.49))
     rows = -(-len(pictures) // columns)
@@ -46,6 +51,26 @@ def _painted(view: View) -> np.ndarray:
 def _cut_out(view: View) -> np.ndarray:
     """The object on light grey: (h, w, 3) uint8."""
     return _over(view.photo, np.full(view.photo.shape, 238.0), view.mask)
+
+
+def _in_parts(view: View) -> np.ndarray:
+    """The parts over the photo: (h, w, 3) uint8."""
+    return _over(view.parts[..., :3], view.photo.astype(float), 0.75 * view.parts[..., 3])
+
+
+def _with_key(sheet: Image.Image, parts: int) -> Image.Image:
+    """A sheet with the colours of the parts and their numbers below it."""
+    step = 100
+    columns = max(1, (sheet.width - _GAP) // step)
+    taller = Image.new("RGB", (sheet.width, sheet.height + 30 * -(-parts // columns)), "white")
+    taller.paste(sheet)
+    draw, font = ImageDraw.Draw(taller), ImageFont.load_default(15)
+    for number, colour in enumerate(part_colours(parts).tolist()):
+        row, column = divmod(number, columns)
+        left, top = _GAP + step * column, sheet.height + 30 * row
+        draw.rectangle((left, top, left + 18, top + 18), fill=tuple(colour))
+        draw.text((left + 25, top + 9), f"part {number + 1}", fill="black", font=font, anchor="lm")
+    return taller
 
 
 def _over(front: np.ndarray, back: np.ndarray, opacity: np.ndarray) -> np.ndarray:

@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 LINES = 8
 """Lines of the canonical plane's grid that cross the coloured extent in each direction."""
 
+PART_COLOURS = np.array(
+    [
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+        (0, 0, 0),
+    ],
+    np.uint8,
+)
+"""(8, 3) uint8: the colours of the first parts: those of Okabe and Ito, which colour-blind people can tell apart."""
+
 _OKLAB_TO_LMS = np.array(
     [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.291485548]]
 )
@@ -154,36 +169,15 @@ def outline(mask: np.ndarray) -> str:
     return "".join(parts)
 
 
-def canonical_average(alignment: "Alignment", side: int, extent: float) -> np.ndarray:
-    """All photos laid over each other in the canonical plane: sharp where they agree, blurred where they do not.
-
-    Returns:
-        (side, side, 4) uint8 RGBA; opacity is the share of the photos that show the place.
-    """
-    span = 1.35 * extent
-    total, seen = np.zeros((side, side, 3)), np.zeros((side, side))
-    for index in range(len(alignment.names)):
-        picture, weight = _unrolled(alignment, index, side, span)
-        total, seen = total + picture * weight[..., None], seen + weight
-    colours = total / np.maximum(seen, 1e-6)[..., None]
-    opacity = np.clip(2 * seen / len(alignment.names), 0, 1)
-    return np.rint(np.dstack([colours, opacity * 255])).clip(0, 255).astype(np.uint8)
+def part_colours(count: int) -> np.ndarray:
+    """(count, 3) uint8: the colour of each part; past the eighth the colours come again, paler each time."""
+    number = np.arange(count)
+    white = (1 - 0.6 ** (number // len(PART_COLOURS)))[:, None]
+    return np.rint(PART_COLOURS[number % len(PART_COLOURS)] * (1 - white) + 255 * white).astype(np.uint8)
 
 
-def _unrolled(alignment: "Alignment", index: int, side: int, span: float) -> tuple[np.ndarray, np.ndarray]:
-    """One photo moved into the canonical plane: (side, side, 3) colours and (side, side) weight in [0, 1]."""
-    photo = photo_picture(alignment, index, 2 * side)
-    size = (photo.shape[1], photo.shape[0])
-    mask = mask_picture(alignment, index, size) / 255
-    keep = mask > 0.5
-    canonical = at_pixels(alignment.canonical[index], size)[keep]
-    confidence = at_pixels(alignment.confidence[index][..., None], size)[..., 0][keep]
-    where = np.rint((canonical / span + 1) / 2 * side - 0.5).astype(int)
-    inside = ((where >= 0) & (where < side)).all(1)
-    cell = where[inside, 1] * side + where[inside, 0]
-    weight = confidence[inside].clip(0.02, 1)
-    values = [photo[keep][inside, channel] * weight for channel in range(3)] + [weight, np.ones(len(cell))]
-    sums = [np.bincount(cell, value, side * side).reshape(side, side) for value in values]
-    red, green, blue, weights, count = (cv2.GaussianBlur(total, (0, 0), 0.8) for total in sums)
-    colours = np.dstack([red, green, blue]) / np.maximum(weights, 1e-9)[..., None]
-    return colours, (weights / np.maximum(count, 1e-9)) * np.clip(4 * count, 0, 1)
+def parts_picture(alignment: "Alignment", index: int, mask: np.ndarray) -> np.ndarray:
+    """The parts of a photo in their colours: (h, w, 4) uint8 RGBA of its mask's size, transparent beside the object."""
+    parts = alignment.part_map(alignment.names[index], mask)
+    colours = part_colours(max(int(parts.max()) + 1, 1))[parts.clip(0)]
+    return np.dstack([colours, np.where(parts < 0, 0, mask).astype(np.uint8)])

@@ -9,9 +9,13 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from asic3d import __version__
+from asic3d.canonical_grid import GRID_FILE, save_grid
 from asic3d.storage import atomic_write
 from asic3d_integrations import report_sections as sections
+from asic3d_integrations.canonical_pictures import grid_picture, heat_map_sheet, heat_maps
 from asic3d_integrations.contact_sheets import contact_sheets
 from asic3d_integrations.report_pictures import views_of
 from asic3d_integrations.sampled_matches import sample_matches
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def write_report(alignment: "Alignment", folder: str | Path) -> Path:
-    """Writes ``report.html`` and the pictures in ``figures/``.
+    """Writes ``report.html``, the pictures in ``figures/``, and the canonical grid that they show.
 
     Args:
         alignment: the alignment; nothing is fitted, points are only followed.
@@ -40,12 +44,19 @@ def write_report(alignment: "Alignment", folder: str | Path) -> Path:
     many = len(alignment.names) > 16  # smaller pictures and fewer points keep the page at a few megabytes
     views = views_of(alignment, side=440 if many else 640)
     samples = sample_matches(alignment, count=60 if many else 120)
-    parts = sections.sections(alignment, views, samples)
+    grid = alignment.canonical_grid
+    heats = heat_maps(alignment, grid)
+    parts = sections.sections(alignment, views, samples, heats)
     page = _template("report.html").substitute(
         parts, version=__version__, style=_read("report.css"), script=_read("report.js")
     )
-    for name, sheet in contact_sheets(views, samples).items():
+    for name, sheet in contact_sheets(views, samples, alignment.config.parts).items():
         atomic_write(folder / "figures" / name, lambda file, sheet=sheet: sheet.save(file, "JPEG", quality=88))
+    side = (2 * grid.resolution, 2 * grid.resolution)
+    canonical = Image.fromarray(grid_picture(grid)).resize(side, Image.Resampling.BICUBIC)
+    for name, picture in (("canonical.png", canonical), ("distortion.png", heat_map_sheet(heats))):
+        atomic_write(folder / "figures" / name, lambda file, picture=picture: picture.save(file, "PNG"))
+    save_grid(grid, folder / GRID_FILE)
     # "replace": a file name that is not valid Unicode must not cost the report
     atomic_write(folder / "report.html", lambda file: file.write(page.encode("utf-8", "replace")))
     return folder / "report.html"

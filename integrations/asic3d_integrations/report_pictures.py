@@ -29,6 +29,7 @@ class View:
         mask: (h, w) uint8, 255 = object.
         colours: (h, w, 4) uint8, painted by canonical coordinate.
         paint: (h, w, 3) uint8, the same colours without lines, everywhere opaque.
+        parts: (h, w, 4) uint8, painted by part of the object.
         level: how well it fits the others, a word of the verdict.
     """
 
@@ -40,6 +41,7 @@ class View:
     mask: np.ndarray
     colours: np.ndarray
     paint: np.ndarray
+    parts: np.ndarray
     level: str
 
     @property
@@ -94,7 +96,8 @@ def views_of(alignment: "Alignment", side: int) -> list[View]:
         paint = pictures.paint_picture(alignment, index, size, extent)
         colours = pictures.colour_picture(alignment, index, mask, paint, extent)
         scale = max(size) / max(alignment.sizes[index])
-        views.append(View(index, name, size, scale, photo, mask, colours, paint, level))
+        parts = pictures.parts_picture(alignment, index, mask)
+        views.append(View(index, name, size, scale, photo, mask, colours, paint, parts, level))
     return views
 
 
@@ -106,6 +109,11 @@ def jpeg(picture: np.ndarray) -> str:
 def webp(picture: np.ndarray) -> str:
     """A data URI of (h, w, 4) uint8, with its transparency."""
     return _uri(picture, "WEBP", quality=82, method=2)
+
+
+def png(picture: np.ndarray) -> str:
+    """A data URI of (h, w, 3) uint8, exact."""
+    return _uri(picture, "PNG")
 
 
 def _uri(picture: np.ndarray, form: str, **options: int) -> str:

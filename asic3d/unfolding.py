@@ -1,0 +1,189 @@
+"""How much the maps into the canonical plane bend the photos, and a plane that bends them less."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asic3d.canonical import bending_energy, cubic_basis
+
+CONTROL_POINTS = 8
+"""Along one side of the unfolding's spline."""
+_STIFFNESS = 0.02
+"""Of that spline, relative to the share of the data that each control point has."""
+_ROUNDS = 4
+_TAIL = 0.01
+"""Share of the object that may lie beyond each edge where the plane's extent is chosen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Distortion:
+    """What the map from a photo to the plane does to the photo's shapes.
+
+    Attributes:
+        area: (N, G, G) float32, area in the plane per area of the photo, relative to the photo's own usual one: 1 =
+            as elsewhere in the photo, 2 = twice as large. Negative where the map turns over.
+        angle: (N, G, G) float32, degrees: by how much an angle changes at most; 0 = shapes are kept.
+        weight: (N, G, G) float32, what each cell counts in the means.
+    """
+
+    area: Tensor
+    angle: Tensor
+    weight: Tensor
+
+    @property
+    def folded(self) -> float:
+        """Share of the object where the map turns over."""
+        return self._mean((self.area < 0).float())
+
+    @property
+    def mean_angle(self) -> float:
+        """Degrees."""
+        return self._mean(self.angle)
+
+    @property
+    def mean_stretch(self) -> float:
+        """By what factor areas are usually too large or too small: exp of the mean absolute logarithm."""
+        return float(torch.exp(torch.tensor(self._mean(self.area.abs().clamp(1e-3, 1e3).log().abs()))))
+
+    def _mean(self, values: Tensor) -> float:
+        return float((values * self.weight).sum() / self.weight.sum().clamp(min=1e-9))
+
+
+@dataclass(frozen=True, eq=False)
+class Unfolding:
+    """A smooth map of the canonical plane onto itself.
+
+    Attributes:
+        control: (n * n, 2) float64, displacement of the cubic B-spline's control points.
+        reach: the spline covers [-reach, reach]^2 of the canonical plane; beyond, it goes on as at its edge.
+        shift: (2,) float64, added at the end, so that the object's middle is at (0, 0).
+    """
+
+    control: Tensor
+    reach: float
+    shift: Tensor
+
+    def __call__(self, canonical: Tensor) -> Tensor:
+        """(..., 2) canonical coordinates to (..., 2) coordinates in the unfolded plane, of the same dtype."""
+        flat = canonical.reshape(-1, 2).double()
+        x, y = (cubic_basis(line.clamp(-1, 1), CONTROL_POINTS) for line in (flat / self.reach).T)
+        # One direction after the other: no (points, n * n) array is made, which would be most of the time.
+        rows = (x @ self.control.reshape(CONTROL_POINTS, CONTROL_POINTS, 2).transpose(0, 1).flatten(1)).reshape(
+            len(x), CONTROL_POINTS, 2
+        )
+        moved = flat + (y[..., None] * rows).sum(1) + self.shift
+        return moved.to(canonical.dtype).reshape(canonical.shape)
+
+
+def measure_distortion(plane: Tensor, weight: Tensor) -> Distortion:
+    """From the Jacobian of the maps, by differences between neighbouring cells.
+
+    Args:
+        plane: (N, G, G, 2) float, coordinates of every cell in a plane.
+        weight: (N, G, G) float, what a cell counts: its probability of being the object.
+    """
+    values = plane.double()
+    across, down = (_slope(values, dim) for dim in (2, 1))
+    determinant = across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
+    total = (across**2).sum(-1) + (down**2).sum(-1)
+    # With singular values a >= b: a^2 + b^2 = total and a b = |determinant|.
+    larger_plus = (total + 2 * determinant.abs()).clamp(min=1e-18).sqrt()
+    larger_minus = (total - 2 * determinant.abs()).clamp(min=0).sqrt()
+    angle = torch.rad2deg(2 * torch.asin((larger_minus / larger_plus).clamp(max=1)))
+    share = weight.double() / weight.double().sum((1, 2), keepdim=True).clamp(min=1e-9)
+    usual = (share * determinant.abs().clamp(min=1e-12).log()).sum((1, 2), keepdim=True).exp()
+    return Distortion((determinant / usual).float(), angle.float(), weight.float())
+
+
+def _slope(values: Tensor, dim: int) -> Tensor:
+    """Derivative by the cell's number along a dimension, central where there are two neighbours."""
+    return torch.gradient(values, dim=dim)[0]
+
+
+def unfold(canonical: Tensor, weight: Tensor) -> tuple[Unfolding, float]:
+    """The plane in which the photos keep their shapes best, all together.
+
+    Alternates between the similarity (turn and size) that each photo's map is nearest to, and the spline that brings
+    the maps' differences between neighbouring cells nearest to those of the similarities: least squares both times.
+
+    Args:
+        canonical: (N, G, G, 2) float canonical coordinates of every cell.
+        weight: (N, G, G) float, what a cell counts.
+
+    Returns:
+        The unfolding, and the extent: the object lies in [-extent, extent]^2 of the unfolded plane.
+    """
+    points, grid = canonical.double(), canonical.shape[1]
+    object_points = points[weight > 0] if bool((weight > 0).any()) else points
+    reach = max(1.05 * float(object_points.abs().max()), 1e-3)
+    here = _basis(points / reach, points).reshape(len(points), grid, grid, -1)
+    steps, counts, places = [], [], []
+    for dim, step in ((2, (1.0, 0.0)), (1, (0.0, 1.0))):
+        one, other = (torch.arange(grid - 1, device=points.device) + k for k in (0, 1))
+        counts.append((weight.index_select(dim, one) * weight.index_select(dim, other)).double().sqrt())
+        places.append(
+            (
+                points.index_select(dim, other) - points.index_select(dim, one),
+                here.index_select(dim, other) - here.index_select(dim, one),
+            )
+        )
+        steps.append(points.new_tensor(step))
+    control = points.new_zeros(CONTROL_POINTS**2, 2)
+    size: float | None = None
+    for _ in range(_ROUNDS):
+        control, size = _better(control, size, steps, counts, places)
+    unfolding = Unfolding(control, reach, points.new_zeros(2))
+    low, high = _box(unfolding(points).reshape(-1, 2), weight.double().flatten())
+    return Unfolding(control, reach, -(low + high) / 2), max(float((high - low).max() / 2), 1e-3)
+
+
+def _better(
+    control: Tensor,
+    usual: float | None,
+    steps: list[Tensor],
+    counts: list[Tensor],
+    places: list[tuple[Tensor, Tensor]],
+) -> tuple[Tensor, float]:
+    """One round of :func:`unfold`: each photo's similarity as a complex number, then the spline.
+
+    The mean size of the similarities is kept at ``usual``, that of the first round: else all would shrink to a point.
+    """
+    similarity = torch.zeros(len(counts[0]), dtype=torch.complex128, device=control.device)
+    total = torch.zeros(len(counts[0]), dtype=torch.float64, device=control.device)
+    for step, count, (difference, basis) in zip(steps, counts, places, strict=True):
+        moved = torch.view_as_complex((difference + basis @ control).contiguous())
+        similarity = similarity + (count * moved / torch.complex(step[0], step[1])).sum((1, 2))
+        total = total + count.sum((1, 2))
+    similarity = similarity / total.clamp(min=1e-9)
+    if usual is None:
+        usual = float(similarity.abs().mean())
+    similarity = similarity * (usual / similarity.abs().mean().clamp(min=1e-9))
+    size = similarity.abs().clamp(min=1e-6)
+    normal, right = control.new_zeros(len(control), len(control)), torch.zeros_like(control)
+    for step, count, (difference, basis) in zip(steps, counts, places, strict=True):
+        wanted = torch.view_as_real(similarity * torch.complex(step[0], step[1]))[:, None, None] - difference
+        scaled = basis * (count / size[:, None, None] ** 2)[..., None]
+        normal = normal + torch.einsum("nyxk,nyxl->kl", scaled, basis)
+        right = right + torch.einsum("nyxk,nyxd->kd", scaled, wanted)
+    level = normal.diagonal().mean() + 1e-12
+    identity = torch.eye(len(control)).to(control)
+    pull = level * (_STIFFNESS * bending_energy(CONTROL_POINTS).to(control) + 1e-4 * identity)
+    return torch.linalg.solve(normal + pull, right), usual
+
+
+def _basis(points: Tensor, like: Tensor) -> Tensor:
+    """(..., n * n) values of the splines at (..., 2) places of [-1, 1]^2; outside, those of the nearest place in it."""
+    x, y = (cubic_basis(line.clamp(-1, 1), CONTROL_POINTS).to(like) for line in points.reshape(-1, 2).double().T)
+    return (y[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+
+
+def _box(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(2,) each: the least and the largest coordinates of (n, 2) points but for a tail on either side."""
+    low, high = [], []
+    for line in points.T:
+        order = line.argsort()
+        place = weight[order].cumsum(0) / weight.sum().clamp(min=1e-12)
+        low.append(line[order[int((place < _TAIL).sum().clamp(max=len(line) - 1))]])
+        high.append(line[order[int((place < 1 - _TAIL).sum().clamp(max=len(line) - 1))]])
+    return torch.stack(low), torch.stack(high)

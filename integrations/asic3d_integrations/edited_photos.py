@@ -1,0 +1,94 @@
+"""An edit painted on all photos, as files."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from asic3d.errors import StorageError
+from asic3d.propagation import painted
+from asic3d.storage import atomic_write, inside
+from asic3d_integrations.contact_sheets import CELL, sheet_of
+from asic3d_integrations.pictures import picture_size
+
+if TYPE_CHECKING:
+    from asic3d import Alignment
+
+SHEET = "overview.jpg"
+
+
+@dataclass(frozen=True)
+class EditedPhoto:
+    """A photo that was written.
+
+    Attributes:
+        name: the photo.
+        path: the file.
+        painted: share of its pixels that the edit changes, each counted by its opacity.
+    """
+
+    name: str
+    path: Path
+    painted: float
+
+
+def write_edited(
+    alignment: "Alignment",
+    edit: Path,
+    source: str,
+    folder: Path,
+    *,
+    layers: bool = False,
+    overwrite: bool = False,
+) -> Iterator[EditedPhoto]:
+    """Writes ``NAME.png`` for each photo ``NAME``, and at the end ``overview.jpg``, all photos on one sheet.
+
+    Args:
+        alignment: the alignment.
+        edit: an image file with transparency.
+        source: name of the photo that it is painted on.
+        folder: where to write; made where it is missing.
+        layers: write the layers alone too, ``layers/NAME.png``.
+        overwrite: replace such files where they are there.
+
+    Returns:
+        An iterator that paints and writes one photo after the other.
+
+    Raises:
+        EditError: the edit can't be used.
+        CollectionError: there is no such photo, or one has changed since it was loaded.
+        StorageError: a file is there already and ``overwrite`` is not set, or the folder can't be written.
+    """
+    places = {name: inside(folder, f"{name}.png") for name in alignment.names}
+    if layers:
+        places |= {f"layers/{name}": inside(folder, f"layers/{name}.png") for name in alignment.names}
+    for path in places.values():
+        if path.exists() and not overwrite:
+            raise StorageError(f"'{path}' is there already. Replace it with --overwrite, or choose a folder with -o.")
+    return _written(alignment, alignment.propagate(edit, source=source), folder, places)
+
+
+def _written(
+    alignment: "Alignment", layers: Iterator[tuple[str, np.ndarray]], folder: Path, places: dict[str, Path]
+) -> Iterator[EditedPhoto]:
+    pictures = []
+    for name, layer in layers:
+        photo = alignment.collection[name]
+        pixels = painted(photo.read(max(photo.size)), layer)
+        _write_png(places[name], pixels)
+        if f"layers/{name}" in places:
+            _write_png(places[f"layers/{name}"], layer)
+        pictures.append(cv2.resize(pixels, picture_size(photo.size, 2 * CELL), interpolation=cv2.INTER_AREA))
+        yield EditedPhoto(name, places[name], float(layer[..., 3].mean()) / 255)
+    sheet = sheet_of(pictures, CELL)
+    atomic_write(inside(folder, SHEET), lambda file: sheet.save(file, "JPEG", quality=90))
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    """Writes (h, w, 3) or (h, w, 4) uint8."""
+    order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    content = cv2.imencode(".png", cv2.cvtColor(pixels, order))[1].tobytes()
+    atomic_write(path, lambda file: file.write(content))

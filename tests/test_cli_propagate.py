@@ -1,0 +1,103 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from cli_runner import plant_library, run
+from PIL import Image
+from planted_alignment import SIZES
+
+from asic3d_integrations.edited_photos import write_edited
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    plant_library(tmp_path, monkeypatch)
+    layer = np.zeros((*SIZES[0][::-1], 4), np.uint8)
+    cv2.circle(layer, (42, 28), 8, (0, 200, 100, 255), -1)
+    Image.fromarray(layer).save("edit.png")
+    return tmp_path
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_every_photo_is_painted_into_the_run(planted):
+    done = run("propagate", "--source", "a.jpg", "--edit", "edit.png")
+    folder = planted / "asic3d_out" / "edits" / "edit"
+    assert done.exit_code == 0, done.output
+    assert "3 of 3 photos were painted; see asic3d_out/edits/edit/overview.jpg" in done.output
+    assert sorted(path.name for path in folder.iterdir()) == ["a.jpg.png", "b.jpg.png", "c.jpg.png", "overview.jpg"]
+    for name, size in zip("abc", SIZES, strict=True):
+        before, after = pixels(f"photos/{name}.jpg"), pixels(folder / f"{name}.jpg.png")
+        assert after.shape == (size[1], size[0], 3)
+        changed = (before != after).any(-1)
+        assert 0.005 < changed.mean() < 0.2
+        assert ((after == (0, 200, 100)).all(-1)).sum() > 50
+    assert min(pixels(folder / "overview.jpg").shape[:2]) > 150
+
+
+def test_layers_are_written_where_they_are_wanted(planted):
+    done = run("propagate", "--source", "a.jpg", "--edit", "edit.png", "-o", "painted", "--layers", "--json")
+    told = json.loads(done.output)
+    assert told["folder"] == "painted" and [entry["photo"] for entry in told["photos"]] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert np.array_equal(pixels("painted/layers/a.jpg.png"), pixels("edit.png"))
+    layer = pixels("painted/layers/c.jpg.png")
+    assert layer.shape == (80, 80, 4)
+    assert told["photos"][2]["painted"] == pytest.approx(layer[..., 3].mean() / 255)
+
+
+def test_nothing_is_replaced_unasked(planted):
+    words = ("propagate", "--source", "a.jpg", "--edit", "edit.png", "-o", "painted")
+    assert run(*words).exit_code == 0
+    again = run(*words)
+    assert again.exit_code == 1
+    assert again.output == (
+        "Error: 'painted/a.jpg.png' is there already. Replace it with --overwrite, or choose a folder with -o.\n"
+    )
+    assert run(*words, "--overwrite", "--quiet").output == ""
+
+
+def test_photos_that_do_not_show_the_place_are_named(planted):
+    layer = np.zeros((*SIZES[0][::-1], 4), np.uint8)
+    layer[:5, :5] = 255  # beside the object
+    Image.fromarray(layer).save("corner.png")
+    done = run("propagate", "--source", "a.jpg", "--edit", "corner.png")
+    assert "1 of 3 photos were painted" in done.output
+    assert "Not painted, because the place was not found in them: b.jpg, c.jpg" in done.output
+    folder = planted / "asic3d_out" / "edits" / "corner"
+    assert np.array_equal(pixels(folder / "b.jpg.png"), pixels("photos/b.jpg"))
+
+
+def test_an_edit_without_transparency_is_one_sentence(planted):
+    Image.new("RGB", SIZES[0]).save("opaque.png")
+    done = run("propagate", "--source", "a.jpg", "--edit", "opaque.png")
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: The edit 'opaque.png' can't be used: it has no transparency")
+    assert done.output.count("\n") == 1
+    assert not (planted / "asic3d_out").exists()
+
+
+def test_a_scaled_edit_is_warned_of(planted):
+    with Image.open("edit.png") as edit:
+        edit.resize((192, 144)).save("large.png")
+    done = run("propagate", "--source", "a.jpg", "--edit", "large.png")
+    assert done.exit_code == 0
+    assert done.output.count("Warning: The edit 'large.png' is 192 x 144 pixels") == 1
+
+
+def test_photos_in_folders_keep_them_and_no_name_leads_out(tmp_path):
+    from planted_alignment import plant
+
+    from asic3d.errors import StorageError
+
+    layer = tmp_path / "edit.png"
+    Image.fromarray(np.full((*SIZES[0][::-1], 4), 99, np.uint8)).save(layer)
+    nested = plant(tmp_path / "photos", ("x/a.jpg", "x/y/b.jpg", "c.jpg"))
+    written = [entry.path for entry in write_edited(nested, layer, "x/a.jpg", tmp_path / "out")]
+    assert written[1] == tmp_path / "out" / "x" / "y" / "b.jpg.png" and written[1].is_file()
+    climbing = plant(tmp_path / "photos", ("../a.jpg", "b.jpg", "c.jpg"))
+    with pytest.raises(StorageError, match="is not that of a file"):
+        list(write_edited(climbing, layer, "b.jpg", tmp_path / "out"))
