@@ -172,26 +172,40 @@ def extract_oriented(
         grid: cells along one side, G.
         orientations: W for each photo: quarters by which it is turned counter-clockwise, and whether it is mirrored
             left to right after that.
-        cache: as for :func:`extract_photo`; the names end in ``-turn0-160``, ``-turn1-mirrored-160`` and so on.
+        cache: as for :func:`extract_photo`; one file a photo, whose name ends in the turns and the side:
+            ``-0-1-2-3-160``, or ``-1-1m-320`` for turned once, plain and mirrored.
 
     Returns:
         (N, W, G, G, C) float32, unit length over C, centred over all of them, laid onto the photos as they are.
     """
-    raw = []
-    for photo, ways in zip(photos, orientations, strict=True):
-        for turns, mirrored in ways:
-            name = f"{photo.sha256}-{backbone.fingerprint}-turn{turns}{'-mirrored' * mirrored}-{side}.safetensors"
-            path = None if cache is None else cache / "features" / name
-            found = None if path is None else _read_cached(path, len(backbone.tap_weights))
-            if found is None:
-                found = _looked_at(photo, backbone, (side,), turns, mirrored)
-                if path is not None:
-                    _write_cached(path, found)
-            back = [torch.rot90(tap.flip(2) if mirrored else tap, -turns, (1, 2)) for tap in found.taps]
-            raw.append(RawFeatures(tuple(tap.to(backbone.device) for tap in back)))
+    raw = [
+        RawFeatures(tuple(tap.to(backbone.device) for tap in look.taps))
+        for photo, ways in zip(photos, orientations, strict=True)
+        for look in _looks(photo, backbone, side, ways, cache)
+    ]
     centres = tap_centres(raw)
     described = [describe(one, centres, backbone.tap_weights, grid) for one in raw]
     return torch.stack(described).unflatten(0, (len(photos), -1))
+
+
+def _looks(
+    photo: Photo, backbone: Backbone, side: int, ways: Sequence[tuple[int, bool]], cache: Path | None
+) -> list[RawFeatures]:
+    """One for each way, laid onto the photo as it is."""
+    code = "-".join(f"{turns}{'m' * mirrored}" for turns, mirrored in ways)
+    name = f"{photo.sha256}-{backbone.fingerprint}-{code}-{side}.safetensors"
+    path = None if cache is None else cache / "features" / name
+    step = len(backbone.tap_weights)
+    found = None if path is None else _read_cached(path, step * len(ways))
+    if found is None:
+        taps: list[Tensor] = []
+        for turns, mirrored in ways:
+            seen = _looked_at(photo, backbone, (side,), turns, mirrored).taps
+            taps += [torch.rot90(tap.flip(2) if mirrored else tap, -turns, (1, 2)) for tap in seen]
+        found = RawFeatures(tuple(tap.contiguous() for tap in taps))
+        if path is not None:
+            _write_cached(path, found)
+    return [RawFeatures(found.taps[i : i + step]) for i in range(0, len(found.taps), step)]
 
 
 def _looked_at(

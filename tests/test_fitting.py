@@ -13,7 +13,7 @@ from asic3d.config import AlignmentConfig, Progress
 from asic3d.coordinates import cell_centres
 from asic3d.errors import AlignmentError
 from asic3d.features import FeatureMaps
-from asic3d.fitting import Checkpoint, fit_canonical
+from asic3d.fitting import Checkpoint, Problem, fit_canonical
 from asic3d.storage import read_safetensors, write_safetensors
 
 GRID, PHOTOS = 16, 4
@@ -51,7 +51,7 @@ def planted() -> Planted:
 
 
 def fit(planted, config=CONFIG, **options):
-    return fit_canonical(planted.maps, planted.recurring, config, **options)
+    return fit_canonical(Problem.of(planted.maps, planted.recurring, config), **options)
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +134,14 @@ def test_a_match_weighs_its_similarity_to_a_power_and_whether_it_agrees(planted,
 
 def test_unlikely_cells_take_no_part(planted, whole):
     faint = torch.where(planted.recurring > 0, 1.0, 0.1)
-    found = fit_canonical(planted.maps, faint, CONFIG).cells
+    found = fit_canonical(Problem.of(planted.maps, faint, CONFIG)).cells
     assert torch.equal(found.index, whole.cells.index)
     assert torch.equal(found.used, whole.cells.used)
 
 
 def test_photos_in_which_nothing_stands_out_use_their_likeliest_cells(planted):
     faint = planted.recurring * 0.1 + 0.001
-    cells = fit_canonical(planted.maps, faint, CONFIG).cells
+    cells = fit_canonical(Problem.of(planted.maps, faint, CONFIG)).cells
     assert cells.used.sum(1).tolist() == planted.recurring.flatten(1).sum(1).int().tolist()
 
 
@@ -159,7 +159,7 @@ def test_nothing_to_match_is_said_in_a_sentence(planted):
     few[:2, 3, 3] = 1
     maps = FeatureMaps(planted.maps.features[:2], planted.maps.valid[:2])
     with pytest.raises(AlignmentError) as caught:
-        fit_canonical(maps, few[:2], CONFIG)
+        fit_canonical(Problem.of(maps, few[:2], CONFIG))
     assert str(caught.value) == (
         "Hardly anything in these photos can be matched: no three places look alike in any two of them. "
         "Check that they show the same object, or mark it with --masks."

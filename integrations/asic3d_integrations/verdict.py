@@ -51,6 +51,13 @@ _MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {
         "Places that two photos recognise in each other. Few: they have little in common.",
         (100, 30),
     ),
+    "support": (
+        "Support",
+        "{:.4f}",
+        "How much of what two photos recognise in each other agrees on one way to lay one over the other, for each "
+        "cell of the object. Below 0.0015 they hardly show one thing.",
+        (0.003, 0.0015),
+    ),
 }
 """Key of ``Alignment.quality`` -> label, format, meaning, least value that is good and that is fair."""
 
@@ -115,8 +122,15 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
     """A word and a sentence about the whole alignment, from how many photos fit the others."""
     if _shows_nothing(alignment):
         return POOR, "These photos are all the same picture, or of one colour: there is nothing to compare in them."
+<<<<<<< HEAD
     if _untrained(alignment):
         return POOR, "The training has not brought the photos together yet; points are mostly guesses."
+=======
+    from asic3d.orientations import UNRELATED
+
+    if alignment.quality.get("support", UNRELATED) < UNRELATED:
+        return POOR, "These photos do not seem to show one thing: what was found in common is mostly chance."
+>>>>>>> main
     levels = photo_levels(alignment)
     poor = [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == POOR]
     count = len(levels)
