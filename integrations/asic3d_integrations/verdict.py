@@ -122,15 +122,12 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
     """A word and a sentence about the whole alignment, from how many photos fit the others."""
     if _shows_nothing(alignment):
         return POOR, "These photos are all the same picture, or of one colour: there is nothing to compare in them."
-<<<<<<< HEAD
-    if _untrained(alignment):
-        return POOR, "The training has not brought the photos together yet; points are mostly guesses."
-=======
     from asic3d.orientations import UNRELATED
 
+    if _untrained(alignment):
+        return POOR, "The training has not brought the photos together yet; points are mostly guesses."
     if alignment.quality.get("support", UNRELATED) < UNRELATED:
         return POOR, "These photos do not seem to show one thing: what was found in common is mostly chance."
->>>>>>> main
     levels = photo_levels(alignment)
     poor = [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == POOR]
     count = len(levels)
