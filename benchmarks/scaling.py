@@ -2,9 +2,9 @@
 
 python benchmarks/scaling.py SET [--counts 5 10 20 40 100]
 
-SET holds photos and keypoints.json. Photos are used again, each copy cropped and recoloured at random, and its keypoints
-with it, until there are enough. Each alignment runs in a process of its own. "all" matches every pair, the other column
-each photo with its most similar ones (the default).
+SET holds photos and keypoints.json. Photos are used again, each copy cropped and recoloured at random, its keypoints
+with it, until there are enough. Each alignment runs in a process of its own. "all pairs" matches every photo with every
+other; the default matches each with its most similar ones.
 """
 
 import argparse
