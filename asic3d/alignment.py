@@ -31,6 +31,7 @@ from asic3d.fitting import Checkpoint
 from asic3d.foreground import Foreground, full_mask
 from asic3d.layout import Layout, lay_out
 from asic3d.optimisation import Trained
+from asic3d.orientations import UNRELATED
 from asic3d.parts import full_parts, object_parts, part_shares
 from asic3d.propagation import propagate
 from asic3d.screening import Photos, screen, timed
@@ -305,8 +306,7 @@ def align(
             confidence, by_pair = cell_confidence(laid.space, laid.cells, laid.pairs)
     alignment = _judged(photos, laid, confidence, by_pair, backbone.name, seconds)
     if photos.outliers:
-        with timed(seconds, "outliers"):
-            alignment = _with_outliers(alignment, collection, photos.outliers)
+        alignment = _with_outliers(alignment, collection, photos.outliers)
     if place is not None:
         place.path.unlink(missing_ok=True)
     return alignment
@@ -324,6 +324,8 @@ def _judged(
         "pair_agreement": float(by_pair.mean()),
         **laid.agreement(),
     }
+    if photos.problem is not None:
+        quality["support"] = float(photos.problem.supported.median())
     return Alignment(
         collection=photos.collection,
         config=config,
@@ -337,7 +339,9 @@ def _judged(
         warnings=(
             *_warnings(photos.collection, foreground, confidence, laid.space.foreground),
             *_training_warnings(config, quality),
+            *_unrelated_warnings(quality),
             *_outlier_warnings(photos.outliers),
+            *_standing_warnings(photos),
         ),
         backbone=backbone,
         device=str(maps.features.device),
@@ -443,6 +447,25 @@ def _warnings(collection: Collection, foreground: Foreground, confidence: Tensor
             yield f"'{name}' hardly fits the others (confidence {fit:.2f}, usual {usual:.2f}): is it the same object?"
 
 
+def _unrelated_warnings(quality: dict[str, float]) -> Iterator[str]:
+    if quality.get("support", UNRELATED) < UNRELATED:
+        yield "These photos do not seem to show one thing: hardly any two of them agree on where anything lies."
+
+
+def _standing_warnings(photos: Photos) -> Iterator[str]:
+    names = photos.collection.names
+    for name, quarters in zip(names, photos.maps.quarters.tolist(), strict=True):
+        if quarters:
+            how = {1: "on its right side", 2: "upside down", 3: "on its left side"}[quarters]
+            yield f"'{name}' lies {how}; it was turned for the alignment. Its own pixels and points stay as they are."
+    for name, mirrored in zip(names, photos.flips.tolist(), strict=True):
+        if mirrored:
+            yield (
+                f"'{name}' faces the other way than most; it was mirrored for the alignment. If it shows another side "
+                "of one and the same object, align with --set flips=false."
+            )
+
+
 def _outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
     for name in outliers:
         yield (
@@ -455,6 +478,6 @@ def _training_warnings(config: AlignmentConfig, quality: dict[str, float]) -> It
     """A map that one network makes closes every cycle, also before it is trained: only the matches tell."""
     if config.mapping == "network" and quality["agreeing_matches"] < UNTRAINED:
         yield (
-            f"Only {quality['agreeing_matches']:.0%} of the matches agree with the trained map: it is hardly better "
-            "than no map, however confident it looks. Train longer (steps), or with a smaller weight_smoothness."
+            f"Only {quality['agreeing_matches']:.0%} of the matches agree with the trained map: the photos are not "
+            "brought together yet, however confident it looks. Train longer: more steps, and restart_period with them."
         )

@@ -31,7 +31,7 @@ from asic3d.canonical import (
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.errors import AlignmentError, StorageError
 from asic3d.features import FeatureMaps
-from asic3d.orientations import MIRRORED, find_flips, find_outliers, oriented, pair_support
+from asic3d.orientations import MIRRORED, find_flips, oriented, pair_support, photo_support
 from asic3d.storage import read_safetensors, write_safetensors
 
 OBJECT = 0.15
@@ -244,9 +244,10 @@ class Problem:
         """Cells along a side."""
         return round(self.descriptors.shape[1] ** 0.5)
 
-    def outliers(self) -> tuple[int, ...]:
-        """The photos that show something else than the others do, by index."""
-        return find_outliers(self.support, self.pairs, (self.probability * self._mask()).sum(1))
+    @property
+    def supported(self) -> Tensor:
+        """(N,) float64: how well each photo goes with others, as :func:`asic3d.orientations.photo_support` has it."""
+        return photo_support(self.support, self.pairs, (self.probability * self._mask()).sum(1))
 
     def _mask(self) -> Tensor:
         """(N, G * G) float32: 1 for the cells that show the object."""

@@ -182,7 +182,7 @@ def read_alignment(folder: Path) -> Alignment:
     if config.mapping == "network":
         space = canonical_space(*places)
     else:
-        space = CanonicalSpace(tensors["descriptors"].float(), *places, config.transfer_prior)
+        space = CanonicalSpace(tensors["descriptors"].float(), *places, config.transfer_prior, learned=True)
     return Alignment(
         collection=collection,
         config=config,

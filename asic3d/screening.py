@@ -19,7 +19,7 @@ from asic3d.config import AlignmentConfig, ProgressCallback
 from asic3d.features import FeatureMaps, extract_features
 from asic3d.fitting import Problem
 from asic3d.foreground import Foreground, find_foreground
-from asic3d.orientations import look_mirrored, stand_upright
+from asic3d.orientations import find_outliers, look_mirrored, stand_upright
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def screen(
     if config.mapping != "spline":
         return photos
     photos = _compared(photos, backbone, cache, seconds)
-    outliers = photos.problem.outliers() if config.outliers and photos.problem is not None else ()
+    outliers = find_outliers(photos.problem.supported) if config.outliers and photos.problem is not None else ()
     if not outliers:
         return photos
     kept = [index for index in range(len(collection)) if index not in outliers]

@@ -124,7 +124,7 @@ def test_colours_end_at_the_mask_and_fade_with_confidence(planted):
     mask = planted.mask("a.jpg")
     sure, unsure = (coloured(a, 0, mask)[..., 3] for a in (planted, doubtful))
     assert (sure[mask == 0] == 0).all()
-    assert (sure[30, 40], unsure[30, 40]) == (242, 149)
+    assert (sure[30, 40], unsure[30, 40]) == (242, 114)
 
 
 def test_lines_lie_at_equal_places_of_the_plane(planted):
