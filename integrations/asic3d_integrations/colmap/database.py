@@ -229,8 +229,8 @@ def read_database(path: Path) -> Content:
             tuple(image.name for image in images),
             tuple(_camera(cameras[image.camera_id]) for image in images),
             tuple(np.array(database.read_keypoints(image.image_id)[:, :2]) - HALF for image in images),
-            _by_pair(*database.read_all_matches(), place, lambda rows: rows),
-            _by_pair(*database.read_two_view_geometries(), place, lambda geometry: geometry.inlier_matches),
+            _by_pair(database.read_all_matches(), place, lambda rows: rows),
+            _by_pair(database.read_two_view_geometries(), place, lambda geometry: geometry.inlier_matches),
         )
 
 
@@ -244,13 +244,13 @@ def _camera(camera: Any) -> Camera:
 
 
 def _by_pair(
-    numbers: list[int], values: list[Any], place: Mapping[int, int], rows_of: Callable[[Any], np.ndarray]
+    stored: tuple[list[int], list[Any]], place: Mapping[int, int], rows_of: Callable[[Any], np.ndarray]
 ) -> dict[Pair, np.ndarray]:
     """Matches by pairs i < j of places, without the empty ones."""
     import pycolmap
 
     found = {}
-    for number, value in zip(numbers, values, strict=True):
+    for number, value in zip(*stored, strict=True):
         i, j = (place[image] for image in pycolmap.pair_id_to_image_pair(number))
         rows = np.array(rows_of(value), np.int64).reshape(-1, 2)
         if len(rows):

@@ -117,7 +117,7 @@ def export_colmap(
     collection = alignment.collection
     refuse_earlier(folder, options.overwrite)
     if database is not None:
-        check_database(database, collection.names, collection.sizes)
+        check_database(database, collection.names)
     graph = canonical_tracks(alignment, options.max_tracks, options.min_views)
     told(Progress("tracks", 1, 1))
     images = plan_images(collection)
