@@ -6,7 +6,7 @@ and ordinary optical flow finds it. What survives the way there and back and one
 Points are pixels of the working photo as it is given, (0, 0) = centre of the top-left pixel.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -14,20 +14,37 @@ from scipy.spatial import cKDTree
 
 _FLATTENING = 8.0  # sigma of the local mean and contrast, pixels
 _STEP = 16  # distance between the nodes at which the field is solved, pixels
-_REACHES = (30.0, 22.0)
-"""Sigma of the weight of matches around a node, pixels: in the first round, and in the later ones."""
-_ROUNDS = 4
-_THERE_AND_BACK = 1.0  # how far a point may come back from where it left, pixels
 _SUPPORT = 0.5  # weight of matches around a point below which the field is a guess
-_RANSAC = (1.0, 0.999, 3000)  # threshold in pixels, confidence, most iterations
-_NEAR = 2.5  # distance to the epipolar line below which a point seeds the next round, pixels
 _LOCAL = 15.0  # how far a seed's displacement may be from its neighbours', pixels
 _SEEDS = 400
-_FEWEST = 24  # inliers below which a pair is given up
+_PLANE = (6.0, 500)  # distance in pixels and samples of the affine epipolar geometry that coarse matches are held to
 _PLENTY = 500
 """Inliers above which the second round is the last one."""
 _SETTLED = 1.03
 """Factor by which a round must raise the inliers for another one to be worth its time."""
+
+
+@dataclass(frozen=True)
+class _Strictness:
+    """What a round believes.
+
+    Attributes:
+        reach: sigma of the weight of matches around a node, pixels.
+        back: how far a point may come back from where it left, pixels.
+        inlier: distance to the epipolar line, pixels.
+        near: the same for the points that seed the next round.
+        fewest: inliers below which the pair is given up.
+    """
+
+    reach: float
+    back: float
+    inlier: float
+    near: float
+    fewest: int
+
+
+_ROUNDS = (_Strictness(30, 3, 3, 3, 16), *[_Strictness(22, 1, 1, 2.5, 24)] * 4)
+"""The first round makes do with what coarse matches can give; a strict beginning loses pairs far apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +173,7 @@ class _Carried:
     first: np.ndarray
     second: np.ndarray
     inlier: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    rounds: int = 0
 
 
 def match_by_flow(one: View, other: View, first: np.ndarray, second: np.ndarray, seed: int = 0) -> FlowMatches | None:
@@ -172,25 +190,48 @@ def match_by_flow(one: View, other: View, first: np.ndarray, second: np.ndarray,
         The matches; None where the photos have no epipolar geometry in common, which is no failure.
     """
     generator = np.random.default_rng(seed)
-    first, second = _some(first, second, generator)
+    kept = one_plane(first, second, generator)
+    first, second = _some(first[kept], second[kept], generator)
     best: _Carried | None = None
-    count = 0
-    for count in range(1, _ROUNDS + 1):
-        carried, fundamental = _round(one, other, first, second, _REACHES[min(count, 2) - 1])
-        if fundamental is None:
-            return None
-        enough = best is not None and carried.inlier.sum() < _SETTLED * best.inlier.sum()
-        if best is None or carried.inlier.sum() >= best.inlier.sum():
-            best = carried
-        if enough or count == _ROUNDS or (count >= 2 and carried.inlier.sum() > _PLENTY):
+    for count, strictness in enumerate(_ROUNDS, 1):
+        if len(first) < 12:
             break
-        near = sampson(fundamental, carried.first, carried.second) < _NEAR
+        carried, fundamental = _round(one, other, first, second, strictness)
+        if fundamental is None:
+            break
+        gained = best is None or carried.inlier.sum() >= _SETTLED * best.inlier.sum()
+        if count > 1 and (best is None or carried.inlier.sum() > best.inlier.sum()):
+            best = replace(carried, rounds=count)
+        if not gained or (count > 1 and carried.inlier.sum() > _PLENTY):
+            break
+        near = sampson(fundamental, carried.first, carried.second) < strictness.near
         first, second = carried.first[near], carried.second[near]
         seeds = agreeing(first, second, (_LOCAL,))
-        if len(seeds) < 16:
-            break
         first, second = _some(first[seeds], second[seeds], generator)
-    return None if best is None else _matches(best, count)
+    return None if best is None else _matches(best)
+
+
+def one_plane(first: np.ndarray, second: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Matches near one affine epipolar geometry: seen from afar, (x, y, x', y') of true matches lie in one hyperplane.
+
+    Args:
+        first: (M, 2) float64 pixels.
+        second: (M, 2) float64 pixels.
+        generator: draws the samples.
+
+    Returns:
+        (K,) int64, which are kept; all where there are fewer than 8.
+    """
+    threshold, samples = _PLANE
+    if len(first) < 8:
+        return np.arange(len(first))
+    rows = np.concatenate([first, second], 1)
+    chosen = rows[generator.random((samples, len(rows))).argpartition(4, axis=1)[:, :4]]
+    middle = chosen.mean(1)
+    normal = np.linalg.svd(chosen - middle[:, None])[2][:, -1]
+    away = np.abs(normal @ rows.T - (normal * middle).sum(1)[:, None])
+    best = np.minimum(away, threshold).sum(1).argmin()
+    return np.flatnonzero(away[best] < threshold)
 
 
 def _some(first: np.ndarray, second: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -201,22 +242,22 @@ def _some(first: np.ndarray, second: np.ndarray, generator: np.random.Generator)
 
 
 def _round(
-    one: View, other: View, first: np.ndarray, second: np.ndarray, reach: float
+    one: View, other: View, first: np.ndarray, second: np.ndarray, strictness: _Strictness
 ) -> tuple[_Carried, np.ndarray | None]:
     """One round of flow both ways, and the epipolar geometry of what came back; None where there is none."""
-    there, back = _flow(one, other, first, second, reach), _flow(other, one, second, first, reach)
-    landed, came_back = _carry(there, back, one.anchors)
-    landed_too, came_back_too = _carry(back, there, other.anchors)
+    there = _flow(one, other, first, second, strictness.reach)
+    back = _flow(other, one, second, first, strictness.reach)
+    landed, came_back = _carry(there, back, one.anchors, strictness.back)
+    landed_too, came_back_too = _carry(back, there, other.anchors, strictness.back)
     a = np.concatenate([one.anchors[came_back], landed_too[came_back_too]])
     b = np.concatenate([landed[came_back], other.anchors[came_back_too]])
     carried = _Carried((np.flatnonzero(came_back), np.flatnonzero(came_back_too)), a, b)
-    if len(a) < _FEWEST:
+    if len(a) < strictness.fewest:
         return carried, None
-    threshold, confidence, iterations = _RANSAC
-    fundamental, inlier = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, threshold, confidence, iterations)
-    if fundamental is None or fundamental.shape != (3, 3) or inlier.sum() < _FEWEST:
+    fundamental, inlier = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, strictness.inlier, 0.999, 3000)
+    if fundamental is None or fundamental.shape != (3, 3) or inlier.sum() < strictness.fewest:
         return carried, None
-    return _Carried(carried.kept, a, b, inlier.ravel().astype(bool)), fundamental
+    return replace(carried, inlier=inlier.ravel().astype(bool)), fundamental
 
 
 def _flow(one: View, other: View, first: np.ndarray, second: np.ndarray, reach: float) -> _Flow:
@@ -238,11 +279,11 @@ def _flow(one: View, other: View, first: np.ndarray, second: np.ndarray, reach: 
     return _Flow(cv2.remap(both, at_x, at_y, cv2.INTER_LINEAR, borderValue=(-1e4, -1e4)), fine[..., 2])
 
 
-def _carry(there: _Flow, back: _Flow, anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _carry(there: _Flow, back: _Flow, anchors: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     """Where the anchors land, (A, 2) float64, and which come back to where they left, (A,) bool."""
     landed = _sample(there.there, anchors)
     miss = np.linalg.norm(_sample(back.there, landed) - anchors, axis=1)
-    return landed, (miss < _THERE_AND_BACK) & (_sample(there.support, anchors)[:, 0] > _SUPPORT)
+    return landed, (miss < most) & (_sample(there.support, anchors)[:, 0] > _SUPPORT)
 
 
 def _sample(values: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -255,7 +296,7 @@ def _sample(values: np.ndarray, points: np.ndarray) -> np.ndarray:
     return found.reshape(len(points), channels).astype(np.float64)
 
 
-def _matches(carried: _Carried, rounds: int) -> FlowMatches:
+def _matches(carried: _Carried) -> FlowMatches:
     split = len(carried.kept[0])
     mine, theirs = carried.inlier[:split], carried.inlier[split:]
     return FlowMatches(
@@ -266,7 +307,7 @@ def _matches(carried: _Carried, rounds: int) -> FlowMatches:
         first=carried.first[carried.inlier],
         second=carried.second[carried.inlier],
         ratio=float(carried.inlier.mean()),
-        rounds=rounds,
+        rounds=carried.rounds,
     )
 
 
