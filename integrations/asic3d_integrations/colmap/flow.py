@@ -254,10 +254,21 @@ def _round(
     carried = _Carried((np.flatnonzero(came_back), np.flatnonzero(came_back_too)), a, b)
     if len(a) < strictness.fewest:
         return carried, None
-    fundamental, inlier = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, strictness.inlier, 0.999, 3000)
-    if fundamental is None or fundamental.shape != (3, 3) or inlier.sum() < strictness.fewest:
+    fundamental, inlier = _epipolar(a, b, strictness.inlier)
+    if fundamental is None or inlier.sum() < strictness.fewest:
         return carried, None
-    return replace(carried, inlier=inlier.ravel().astype(bool)), fundamental
+    return replace(carried, inlier=inlier), fundamental
+
+
+def _epipolar(first: np.ndarray, second: np.ndarray, threshold: float) -> tuple[np.ndarray | None, np.ndarray]:
+    """The fundamental matrix, None where there is none, and its inliers, (M,) bool."""
+    try:
+        found, inlier = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, threshold, 0.999, 3000)
+    except cv2.error:  # an assertion of its own fails where no sample gives a model
+        return None, np.zeros(len(first), bool)
+    if found is None or found.shape != (3, 3):
+        return None, np.zeros(len(first), bool)
+    return found, inlier.ravel().astype(bool)
 
 
 def _flow(one: View, other: View, first: np.ndarray, second: np.ndarray, reach: float) -> _Flow:
