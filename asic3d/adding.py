@@ -74,6 +74,7 @@ def add_photo(alignment: "Alignment", photo: str | Path | Photo, *, stranger: bo
             foreground=torch.cat([space.foreground, probability.flatten()[None]]),
             valid=torch.cat([space.valid, look.valid.flatten()[None]]),
             prior=space.prior,
+            learned=space.learned,
         )
         shared = propagate(everyone.descriptors, look.cells, look.pairs, everyone.canonical, config.sharing_prior)
         stored = as_stored(shared[newest])

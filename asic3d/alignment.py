@@ -478,6 +478,6 @@ def _training_warnings(config: AlignmentConfig, quality: dict[str, float]) -> It
     """A map that one network makes closes every cycle, also before it is trained: only the matches tell."""
     if config.mapping == "network" and quality["agreeing_matches"] < UNTRAINED:
         yield (
-            f"Only {quality['agreeing_matches']:.0%} of the matches agree with the trained map: it is hardly better "
-            "than no map, however confident it looks. Train longer (steps), or with a smaller weight_smoothness."
+            f"Only {quality['agreeing_matches']:.0%} of the matches agree with the trained map: the photos are not "
+            "brought together yet, however confident it looks. Train longer: more steps, and restart_period with them."
         )

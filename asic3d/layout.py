@@ -93,6 +93,7 @@ def _by_spline(
         foreground=foreground.probability.flatten(1),
         valid=maps.valid.flatten(1),
         prior=config.transfer_prior,
+        learned=True,
     )
     return Layout(space, fit.cells, fit.pairs, fit.buddies, fit.projection, fit.mean, trained)
 

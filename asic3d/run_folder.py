@@ -182,7 +182,7 @@ def read_alignment(folder: Path) -> Alignment:
     if config.mapping == "network":
         space = canonical_space(*places)
     else:
-        space = CanonicalSpace(tensors["descriptors"].float(), *places, config.transfer_prior)
+        space = CanonicalSpace(tensors["descriptors"].float(), *places, config.transfer_prior, learned=True)
     return Alignment(
         collection=collection,
         config=config,
@@ -204,16 +204,23 @@ def read_alignment(folder: Path) -> Alignment:
         device=_text(run, "device", folder),
         trained=Trained(**{name: tensors[name] for name in _TRAINED}) if trained else None,
         turns=tuple(_quarters(entry, folder) for entry in _photos(run, folder)),
-        mirrored=tuple(entry.get("mirrored") is True for entry in _photos(run, folder)),
-        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if entry.get("outlier") is True),
+        mirrored=tuple(_flag(entry, "mirrored", folder) for entry in _photos(run, folder)),
+        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if _flag(entry, "outlier", folder)),
     )
 
 
 def _quarters(entry: dict[str, Any], folder: Path) -> int:
     turns = entry.get("turned", 0)
-    if turns not in (0, 1, 2, 3) or isinstance(turns, bool):
-        raise _damaged(folder, f"a photo is turned by {turns!r} quarters")
-    return int(turns)
+    if not isinstance(turns, int) or isinstance(turns, bool) or not 0 <= turns <= 3:
+        raise _damaged(folder, f"a photo's 'turned' is {turns!r}")
+    return turns
+
+
+def _flag(entry: dict[str, Any], key: str, folder: Path) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise _damaged(folder, f"a photo's '{key}' is {value!r}")
+    return value
 
 
 def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expected) -> dict[str, Tensor]:
