@@ -112,7 +112,8 @@ def _pair(view: View, *, compared: bool) -> str:
     return (
         f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{photo}{painted}</div><figcaption>'
         f'<span class="name">{escape(view.title)}</span>'
-        f'<span class="fit {view.level}">{_FITS[view.level] if compared else _NOTHING}</span></figcaption></figure></li>'
+        f'<span class="fit {view.level}">{_FITS[view.level] if compared else _NOTHING}</span>'
+        "</figcaption></figure></li>"
     )
 
 

@@ -64,8 +64,7 @@ def sift_graph(
         content = read_database(root / "sift.db")
     places = [content.names.index(name) for name in names]
     keypoints = tuple(
-        one.to_original(content.keypoints[place]).astype(np.float32)
-        for one, place in zip(working, places, strict=True)
+        one.to_original(content.keypoints[place]).astype(np.float32) for one, place in zip(working, places, strict=True)
     )
     return _graph(photos, keypoints, content.matches, places)
 
