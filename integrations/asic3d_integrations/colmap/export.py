@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asic3d.collection import Collection
 from asic3d.config import Progress
 from asic3d.errors import StorageError
 from asic3d.storage import read_json, write_json
@@ -23,11 +22,10 @@ from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_fo
 from asic3d_integrations.colmap.database import Content, Verification, write_database
 from asic3d_integrations.colmap.exchange import h5py_here, write_hloc, write_pairs, write_text, write_tracks
 from asic3d_integrations.colmap.images import FOLDER, Images, plan_images, write_images, write_masks
-from asic3d_integrations.colmap.mapping import STAGES as MAPPING
 from asic3d_integrations.colmap.mapping import Mapped, guess_cameras
+from asic3d_integrations.colmap.poses import STAGES as POSES
 from asic3d_integrations.colmap.reconstruction import mapping_facts, reconstruct, write_reconstruction
-from asic3d_integrations.colmap.refined import STAGES as REFINING
-from asic3d_integrations.colmap.sources import AUTO, REFINED, Source, find_tracks
+from asic3d_integrations.colmap.sources import AUTO, CANONICAL, Source, find_tracks
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -35,13 +33,12 @@ if TYPE_CHECKING:
 DATABASE = "database.db"
 REPORT = "report.json"
 STAGES = {
-    **REFINING,
+    **POSES,
     "tracks": "Reading tracks out of the alignment",
     "images": "Copying the photos upright",
     "masks": "Writing the masks",
     "database": "Writing and verifying the database",
     "adding": "Adding the matches to a copy of the other database",
-    **MAPPING,
     "files": "Writing the other files",
 }
 """Stage of the export -> what it does, in words."""
@@ -147,6 +144,7 @@ def export_colmap(
         focal=focal,
         shared=options.shared_camera,
     )
+    start = cameras if options.shared_camera or options.focal else guess_cameras(collection, cameras)
     source = find_tracks(
         alignment,
         options.tracks,
@@ -155,6 +153,7 @@ def export_colmap(
         sift=options.sift,
         seed=options.seed,
         progress=told,
+        cameras=start if options.map else None,
     )
     graph = source.graph
     image_folder = folder / FOLDER if images.copies else collection.root
@@ -164,7 +163,7 @@ def export_colmap(
         if options.masks:
             write_masks(alignment.mask, collection, images, new / "masks")
             told(Progress("masks", 1, 1))
-        verification = Verification.of(graph, options.seed, exact=source.kind == REFINED)
+        verification = Verification.of(graph, options.seed, exact=source.kind != CANONICAL)
         content = write_database(graph, cameras, new / DATABASE, images=images.names, verification=verification)
         told(Progress("database", 1, 1))
         _write_others(new, graph, images, content)
@@ -176,7 +175,7 @@ def export_colmap(
             told(Progress("adding", 1, 1))
         mapped = None
         if options.map:
-            mapped, report["mapping"] = _mapped(source, cameras, images, new, collection, options, told)
+            mapped, report["mapping"] = _mapped(source, start, images, new, collection.root, options, told)
         report["files"] = sorted([*(path.name for path in new.iterdir()), REPORT])
         write_json(new / REPORT, report)
         told(Progress("files", 1, 1))
@@ -267,17 +266,16 @@ def _mapped(
     cameras: Cameras,
     images: Images,
     new: Path,
-    collection: Collection,
+    root: Path,
     options: ExportOptions,
     told: Callable[[Progress], None],
 ) -> tuple[Mapped | None, dict[str, Any]]:
     """The poses, written, and what the report says about them; or why they were not looked for."""
     if source.doubt and not options.force:
         return None, {"refused": source.doubt}
-    start = cameras if options.shared_camera or options.focal else guess_cameras(collection, cameras)
-    mapped = reconstruct(source, start, images, options.seed, told)
-    write_reconstruction(mapped, new, new / FOLDER if images.copies else collection.root)
-    return mapped, mapping_facts(mapped, source, start)
+    mapped = reconstruct(source, cameras, options.seed, told)
+    write_reconstruction(mapped, new, images, new / FOLDER if images.copies else root)
+    return mapped, mapping_facts(mapped, source, cameras)
 
 
 def _report(

@@ -17,33 +17,34 @@ from asic3d_integrations.colmap.sources import Source
 SPARSE, SCENE = "sparse", "scene.glb"
 
 
-def reconstruct(
-    source: Source, cameras: Cameras, images: Images, seed: int, progress: Callable[[Progress], None]
-) -> Mapped:
-    """Finds the photos' poses.
+def reconstruct(source: Source, cameras: Cameras, seed: int, progress: Callable[[Progress], None]) -> Mapped:
+    """The photos' poses: those that came with the tracks, else what the mapper makes of them.
 
     Args:
         source: the tracks.
         cameras: where to start.
-        images: what COLMAP calls the photos; the models' images get these names.
         seed: of COLMAP's random samples.
         progress: called with the stage ``mapping``.
     """
-    mapped = map_graph(source.graph, cameras, source.edges, MapOptions(seed=seed), progress)
-    for model in mapped.reconstructions:
-        for number in model.images:
-            model.images[number].name = images.names[number - 1]
-    return mapped
+    return source.mapped or map_graph(source.graph, cameras, source.edges, MapOptions(seed=seed), progress)
 
 
-def write_reconstruction(mapped: Mapped, folder: Path, image_folder: Path) -> None:
+def write_reconstruction(mapped: Mapped, folder: Path, images: Images, image_folder: Path) -> None:
     """Writes ``sparse/0``, ``sparse/1``, ..., and of the first one what nerfstudio and viewers of GLB read.
+
+    Args:
+        mapped: the models; their images get the names that COLMAP knows them by.
+        folder: where to write.
+        images: those names.
+        image_folder: what they are relative to.
 
     Raises:
         ExportError: nerfstudio does not know the camera model.
         StorageError: the folder can't be written.
     """
     for number, model in enumerate(mapped.reconstructions):
+        for image in model.images:
+            model.images[image].name = images.names[image - 1]
         coloured(model, image_folder)
         place = folder / SPARSE / str(number)
         place.mkdir(parents=True)

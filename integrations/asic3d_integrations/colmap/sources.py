@@ -1,19 +1,24 @@
 """Which tracks an export holds: canonical ones, of anything, or refined ones, of one rigid object."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asic3d.config import Progress
 from asic3d.errors import ExportError
 from asic3d.tracks import MatchGraph, canonical_tracks, taking_part
+from asic3d_integrations.colmap.cameras import Cameras
 from asic3d_integrations.colmap.edges import Edge
+from asic3d_integrations.colmap.mapping import Mapped
+from asic3d_integrations.colmap.poses import PoseOptions, find_poses
 from asic3d_integrations.colmap.refined import RefineOptions, refined_graph
 
 if TYPE_CHECKING:
     from asic3d import Alignment
 
 AUTO, CANONICAL, REFINED = KINDS = ("auto", "canonical", "refined")
+SIFT = "SIFT"
+"""What :attr:`Source.kind` is where ordinary SIFT was enough for the cameras."""
 RIGID = 0.5
 """Share of the photos that pairs with one exact epipolar geometry must hold together: then it is one rigid object."""
 
@@ -23,11 +28,12 @@ class Source:
     """Tracks, and what is known about them.
 
     Attributes:
-        kind: CANONICAL or REFINED.
+        kind: CANONICAL, REFINED or SIFT.
         graph: the tracks.
         edges: pairs of photos that follow one exact epipolar geometry; none of canonical tracks.
         doubt: why cameras should not be looked for, a sentence; '' where nothing speaks against it.
         facts: for the report.
+        mapped: the cameras' poses, where they were looked for.
     """
 
     kind: str
@@ -35,6 +41,7 @@ class Source:
     edges: tuple[Edge, ...]
     doubt: str
     facts: dict[str, Any]
+    mapped: Mapped | None = None
 
 
 def find_tracks(
@@ -46,8 +53,9 @@ def find_tracks(
     sift: bool,
     seed: int,
     progress: Callable[[Progress], None],
+    cameras: Cameras | None = None,
 ) -> Source:
-    """Finds tracks.
+    """Finds tracks, and the cameras' poses where that is wished.
 
     ``auto`` takes refined ones where they hold at least half of the photos together, canonical ones elsewhere.
 
@@ -59,28 +67,43 @@ def find_tracks(
         sift: join SIFT keypoints to refined ones.
         seed: of every draw.
         progress: called after each step.
+        cameras: look for poses too, and start from these cameras.
 
     Raises:
         ExportError: no tracks.
     """
     if kind == CANONICAL:
         return _canonical(alignment, max_tracks, min_views, progress, _NOT_EXACT, {})
-    refined = refined_graph(alignment, RefineOptions(seed=seed, sift=sift), progress)
-    part = len(taking_part(alignment))
-    together = _largest_group(refined.edges)
-    facts = {**refined.facts, "together": together}
+    found = _exact(alignment, RefineOptions(seed=seed, sift=sift), progress, cameras)
+    part, together = len(taking_part(alignment)), _largest_group(found.edges)
+    facts = {**found.facts, "together": together}
     doubt = ""
     if together < RIGID * part or together < 2:
         doubt = (
             f"Only {together or 'none'} of {part} photos are held together by exact matches. That is so where the "
-            "photos show different objects of one kind, one that moves, or sides that have nothing in common: cameras found "
-            "for them would mean nothing."
+            "photos show different objects of one kind, one that moves, or sides that have nothing in common: "
+            "cameras found for them would mean nothing."
         )
-    if kind == REFINED and not refined.graph.matches:
+    if kind == REFINED and not found.graph.matches:
         raise ExportError("No exact matches were found at all. Take --tracks canonical for a database of coarse ones.")
     if kind == AUTO and doubt:
         return _canonical(alignment, max_tracks, min_views, progress, doubt, facts)
-    return Source(REFINED, refined.graph, refined.edges, doubt, facts)
+    return replace(found, doubt=doubt, facts=facts)
+
+
+def _exact(
+    alignment: "Alignment",
+    options: RefineOptions,
+    progress: Callable[[Progress], None],
+    cameras: Cameras | None,
+) -> Source:
+    """Exact tracks, with poses where cameras are given."""
+    if cameras is None:
+        refined = refined_graph(alignment, options, progress)
+        return Source(REFINED, refined.graph, refined.edges, "", refined.facts)
+    poses = find_poses(alignment, PoseOptions(refine=options, gate=options.sift), progress, cameras)
+    kind = SIFT if poses.source == "sift" else REFINED
+    return Source(kind, poses.graph, poses.edges, "", poses.facts, poses.mapped)
 
 
 _NOT_EXACT = (
