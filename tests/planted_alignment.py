@@ -46,6 +46,9 @@ class PlantedAlignment:
     warnings: tuple[str, ...] = ()
     backbone: str = "planted"
     device: str = "cpu"
+    turns: tuple[int, ...] = ()
+    mirrored: tuple[bool, ...] = ()
+    outliers: tuple[str, ...] = ()
 
     @property
     def features(self) -> Tensor:
