@@ -290,7 +290,7 @@ def test_captions_say_how_a_photo_stands(planted, tmp_path):
 
 
 def test_another_thing_does_not_fit_however_confident_it_looks(planted, tmp_path):
-    strange = replace(planted, mirrored=(False, True, False), turns=(0, 0, 0), outliers=(planted.names[2],))
+    strange = replace(planted, mirrored=(False, True, True), turns=(0, 0, 1), outliers=(planted.names[2],))
     assert captions(strange, tmp_path) == [["fits well"], ["mirrored", "fits well"], ["shows something else"]]
     assert verdict.photo_levels(strange) == ("good", "good", "poor")
 

@@ -126,15 +126,15 @@ def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
 
 
 def standing(alignment: "Alignment", index: int) -> tuple[str, ...]:
-    """What was done to a photo before it was compared, and whether it is another thing; empty for most photos."""
+    """What was done to a photo before it was compared, or that it shows another thing; empty for most photos."""
+    if alignment.names[index] in alignment.outliers:
+        return (OTHER_THING,)  # how it was laid down means nothing then
     turned = {1: "turned by 90 degrees to the left", 2: "turned by 180 degrees", 3: "turned by 90 degrees to the right"}
     found = []
     if alignment.turns and alignment.turns[index]:
         found.append(turned[alignment.turns[index]])
     if alignment.mirrored and alignment.mirrored[index]:
         found.append("mirrored")
-    if alignment.names[index] in alignment.outliers:
-        found.append(OTHER_THING)
     return tuple(found)
 
 
