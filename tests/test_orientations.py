@@ -254,11 +254,11 @@ def test_flips_need_no_more_than_the_support_of_pairs():
 def test_a_photo_is_supported_by_its_second_best_partner():
     pairs = torch.tensor([[0, 1], [0, 2], [1, 2], [2, 3]])
     support = torch.tensor([8.0, 3.0, 6.0, 1.0], dtype=torch.float64)
-    found = photo_support(support, pairs, torch.tensor([10.0, 20.0, 5.0, 0.0]))
-    # shares: 8 / 10, 3 / 5, 6 / 5, 1 / 1 (an object is at least one cell)
-    torch.testing.assert_close(found, torch.tensor([0.6, 0.8, 1.0, 0.0], dtype=torch.float64))
-    two = photo_support(support[:1], pairs[:1], torch.tensor([10.0, 20.0]))
-    torch.testing.assert_close(two, torch.tensor([0.8, 0.8], dtype=torch.float64))
+    found = photo_support(support, pairs, torch.tensor([4.0, 16.0, 1.0, 0.0]))
+    # shares: 8 / 8, 3 / 2, 6 / 4, 1 / 1 (an object is at least one cell)
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 1.5, 0.0], dtype=torch.float64))
+    two = photo_support(support[:1], pairs[:1], torch.tensor([4.0, 16.0]))
+    torch.testing.assert_close(two, torch.tensor([1.0, 1.0], dtype=torch.float64))
 
 
 def supported(*values):

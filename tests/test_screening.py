@@ -17,6 +17,8 @@ from asic3d.collection import load_collection
 from asic3d.errors import AlignmentError, StorageError
 from asic3d.features import extract_features, extract_photo
 
+# Strangers are made of noise, which is said of them.
+pytestmark = pytest.mark.filterwarnings("ignore:Nothing but grain:asic3d.errors.CollectionWarning")
 CHANGES = {1: Change(quarters=1), 3: Change(mirrored=True, quarters=2), 4: Change(mirrored=True)}
 EVERYTHING_OFF = {"turns": False, "flips": False, "outliers": False}
 
