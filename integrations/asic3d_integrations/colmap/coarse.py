@@ -30,9 +30,15 @@ Matches = tuple[np.ndarray, np.ndarray]
 """(M, 2) float64 each: pixels of the first and of the second photo."""
 
 
-def coarse_backbone(device: torch.device | str = "cpu") -> Backbone:
-    """The embedded network, read where it still knows places from each other: finer than for an alignment."""
-    return load_backbone(EMBEDDED, device=device, sides=(512,), blocks=(4, 10, 15), tap_weights=(1.0, 1.0, 1.0))
+def coarse_backbones(device: torch.device | str = "cpu") -> tuple[Backbone, ...]:
+    """The embedded network, read finer than for an alignment, in two ways.
+
+    Where photos are far apart each finds some true matches and many false ones; the true ones add up.
+    """
+    return tuple(
+        load_backbone(EMBEDDED, device=device, sides=sides, blocks=blocks, tap_weights=(1.0, 1.0, 1.0))
+        for sides, blocks in (((512,), (4, 10, 15)), ((320, 480), (6, 10, 14)))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +81,9 @@ class _Piece:
 def _described(pieces: Sequence[_Piece], backbone: Backbone) -> Tensor:
     """(N, G * G, C) float32, unit length: what the network sees in each cell of each photo and its neighbours."""
     raw = [
-        RawFeatures(tuple(tap[0] for image in square_images(piece.pixels, backbone.sides) for tap in backbone(image).taps))
+        RawFeatures(
+            tuple(tap[0] for image in square_images(piece.pixels, backbone.sides) for tap in backbone(image).taps)
+        )
         for piece in pieces
     ]
     centres = tap_centres(raw)
@@ -87,29 +95,30 @@ def _described(pieces: Sequence[_Piece], backbone: Backbone) -> Tensor:
     return F.normalize(smooth, dim=1).permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def coarse_matches(photos: Sequence[Working], backbone: Backbone) -> dict[Pair, Matches]:
+def coarse_matches(photos: Sequence[Working], backbones: Sequence[Backbone]) -> dict[Pair, Matches]:
     """Mutual nearest neighbours that move as their neighbours do, for all pairs that have enough of them.
 
     Args:
         photos: N photos.
-        backbone: the network.
+        backbones: the networks; a pair has the matches of all of them.
 
     Returns:
         (i, j) with i < j -> matches in pixels of the turned working photos.
     """
     pieces = [_Piece.of(photo) for photo in photos]
-    described = _described(pieces, backbone).cpu()
     cells, places = [piece.cells for piece in pieces], [piece.places for piece in pieces]
-    sides = [max(piece.mask.shape) for piece in pieces]
-    found = {}
-    for i, j in itertools.combinations(range(len(photos)), 2):
-        a, b = _mutual(described[i][cells[i]], described[j][cells[j]])
-        first, second = places[i][cells[i][a]], places[j][cells[j][b]]
-        side = max(sides[i], sides[j])
-        kept = agreeing(first, second, tuple(share * side for share in _SMOOTH))
-        if len(kept) >= FEWEST:
-            found[i, j] = first[kept], second[kept]
-    return found
+    found: dict[Pair, list[Matches]] = {}
+    for backbone in backbones:
+        described = _described(pieces, backbone).cpu()
+        for i, j in itertools.combinations(range(len(photos)), 2):
+            a, b = _mutual(described[i][cells[i]], described[j][cells[j]])
+            first, second = places[i][cells[i][a]], places[j][cells[j][b]]
+            side = max(*pieces[i].mask.shape, *pieces[j].mask.shape)
+            kept = agreeing(first, second, tuple(share * side for share in _SMOOTH))
+            found.setdefault((i, j), []).append((first[kept], second[kept]))
+    joined = {pair: (np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts]))
+              for pair, parts in found.items()}  # fmt: skip
+    return {pair: matches for pair, matches in joined.items() if len(matches[0]) >= FEWEST * len(backbones)}
 
 
 def _mutual(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -181,6 +181,16 @@ def refuse_earlier(folder: Path, overwrite: bool) -> None:
             f"'{folder}' holds other files, such as '{others[0]}', and nothing was changed. Choose a new folder with "
             "-o; to add matches to a database of your own, see --add-to."
         )
+
+
+def image_names(folder: Path, photos: Sequence[str]) -> tuple[str, ...]:
+    """What an export calls each photo; the photos' own names where there is no export."""
+    try:
+        entries = read_json(folder / REPORT).get("photos")
+    except StorageError:
+        return tuple(photos)
+    known = {entry["name"]: entry["image"] for entry in entries} if isinstance(entries, list) else {}
+    return tuple(known.get(name, name) for name in photos)
 
 
 def _earlier_files(folder: Path) -> set[str]:

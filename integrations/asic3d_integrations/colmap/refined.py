@@ -12,7 +12,7 @@ from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig, Progress
 from asic3d.orientations import stand_upright
 from asic3d.tracks import MatchGraph, merged, taking_part
-from asic3d_integrations.colmap.coarse import coarse_backbone, coarse_matches, promising_pairs
+from asic3d_integrations.colmap.coarse import coarse_backbones, coarse_matches, promising_pairs
 from asic3d_integrations.colmap.edges import Edge, edges_of, flow_pairs, make_views, star_tracks
 from asic3d_integrations.colmap.sift import GENEROUS, sift_graph
 from asic3d_integrations.colmap.working import Working, working_photo
@@ -90,7 +90,7 @@ def refined_graph(
     clock("turns")
     told(Progress("turns", 1, 1))
     part = tuple(range(len(collection))) if isinstance(source, Collection) else taking_part(source)
-    seeds = coarse_matches(working, coarse_backbone(options.device))
+    seeds = coarse_matches(working, coarse_backbones(options.device))
     seeds = {(i, j): matches for (i, j), matches in seeds.items() if i in part and j in part}
     clock("coarse")
     told(Progress("coarse", 1, 1))
