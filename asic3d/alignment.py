@@ -453,17 +453,17 @@ def _unrelated_warnings(quality: dict[str, float]) -> Iterator[str]:
 
 
 def _standing_warnings(photos: Photos) -> Iterator[str]:
-    names = photos.collection.names
-    for name, quarters in zip(names, photos.maps.quarters.tolist(), strict=True):
-        if quarters:
-            how = {1: "on its right side", 2: "upside down", 3: "on its left side"}[quarters]
-            yield f"'{name}' lies {how}; it was turned for the alignment. Its own pixels and points stay as they are."
-    for name, mirrored in zip(names, photos.flips.tolist(), strict=True):
-        if mirrored:
-            yield (
-                f"'{name}' faces the other way than most; it was mirrored for the alignment. If it shows another side "
-                "of one and the same object, align with --set flips=false."
-            )
+    lie = {1: "on its right side", 2: "upside down", 3: "on its left side"}
+    named = list(zip(photos.collection.names, photos.maps.quarters.tolist(), photos.flips.tolist(), strict=True))
+    turned = ", ".join(f"'{name}' ({lie[quarters]})" for name, quarters, _ in named if quarters)
+    if turned:
+        yield f"Turned for the alignment, because most others stand: {turned}. Pixels and points stay as they are."
+    mirrored = ", ".join(f"'{name}'" for name, _, flipped in named if flipped)
+    if mirrored:
+        yield (
+            f"Mirrored for the alignment, because most others face the other way: {mirrored}. If what they show is "
+            "another side of one and the same object, align with --set flips=false."
+        )
 
 
 def _outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
