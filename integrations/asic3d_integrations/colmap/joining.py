@@ -171,9 +171,7 @@ def join_models(models: Sequence[Any], graph: MatchGraph, edges: Sequence[Edge])
             others = [model for model in others if model is not shared]
             continue
         open_edges = [
-            edge
-            for edge in edges
-            if len(inside & {photo + 1 for photo in edge.pair}) == 1 and edge.pair not in refused
+            edge for edge in edges if len(inside & {photo + 1 for photo in edge.pair}) == 1 and edge.pair not in refused
         ]
         if not open_edges:
             return base, joints
@@ -285,9 +283,7 @@ def _place(base: Any, other: Any, graph: MatchGraph, photo: int, pose: Any) -> N
     if not base.exists_camera(camera.camera_id):
         base.add_camera_with_trivial_rig(camera)
     places = pycolmap.Point2DList([pycolmap.Point2D(place) for place in graph.keypoints[photo].astype(float) + HALF])
-    image = pycolmap.Image(
-        image_id=number, camera_id=camera.camera_id, name=graph.names[photo], points2D=places
-    )
+    image = pycolmap.Image(image_id=number, camera_id=camera.camera_id, name=graph.names[photo], points2D=places)
     base.add_image_with_trivial_frame(image, pose)
 
 
