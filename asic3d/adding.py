@@ -91,7 +91,9 @@ def _loaded(alignment: "Alignment", photos: Sequence[str | Path | Photo]) -> lis
     for photo in photos:
         found = photo if isinstance(photo, Photo) else load_photo(photo)
         if found.name in alignment.names:
-            raise CollectionError(f"There is a photo {shown(found.name)} in this alignment already; rename the new one.")
+            raise CollectionError(
+                f"There is a photo {shown(found.name)} in this alignment already; rename the new one."
+            )
         if found.name in [other.name for other in loaded]:
             raise CollectionError(f"Two of the new photos are called {shown(found.name)}; rename one.")
         loaded.append(found)

@@ -256,9 +256,7 @@ class Alignment:
 
         return add_photos(self, photos, progress=progress)
 
-    def save(
-        self, folder: str | Path, *, overwrite: bool = False, others: Mapping[str, bytes] | None = None
-    ) -> None:
+    def save(self, folder: str | Path, *, overwrite: bool = False, others: Mapping[str, bytes] | None = None) -> None:
         """Writes ``masks/``, ``alignment.safetensors`` and, last, ``run.json`` into a run folder: all of them or none.
 
         Args:

@@ -125,7 +125,10 @@ def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
 def verdict(alignment: "Alignment") -> tuple[str, str]:
     """A word and a sentence about the whole alignment, from how many photos fit the others."""
     if shows_nothing(alignment):
-        return POOR, "These photos are all the same picture, or without any shapes: there is nothing to compare in them."
+        return (
+            POOR,
+            "These photos are all the same picture, or without any shapes: there is nothing to compare in them.",
+        )
     from asic3d.orientations import UNRELATED
 
     if _untrained(alignment):
