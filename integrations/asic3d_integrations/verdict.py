@@ -70,8 +70,8 @@ STAGES = {
     "training": "Training the maps into the shared frame",
     "confidence": "Judging every place",
     "adding": "Placing further photos",
+    "report": "Making the report",
     "saving": "Saving",
-    "report": "Writing the report",
 }
 """Stage of the work -> what it does, in words."""
 
@@ -106,14 +106,14 @@ def _level(value: float, limits: tuple[float, float]) -> str:
 
 def photo_fits(alignment: "Alignment") -> tuple[float, ...]:
     """How well each photo's object is explained by the other photos: mean confidence over its foreground, [0, 1]."""
-    from asic3d.alignment import photo_fits as fits
+    from asic3d.judgement import photo_fits as fits
 
     return tuple(fits(alignment.confidence.flatten(1), alignment.foreground.flatten(1)).tolist())
 
 
 def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
     """The word for each photo's fit, by itself and compared with the others; poor where there is nothing to fit."""
-    from asic3d.alignment import OUTLIER
+    from asic3d.judgement import OUTLIER
 
     fits, bare, nothing = photo_fits(alignment), bare_photos(alignment), shows_nothing(alignment)
     usual = median(fits)

@@ -108,7 +108,7 @@ def make_view(pixels: np.ndarray, mask: np.ndarray) -> View:
     flat = np.clip((grey - mean) / (contrast + 4) * 40 + 128, 0, 255).astype(np.uint8)
     anchors, more = _corners(flat, mask, *_ANCHORS), _corners(flat, mask, *_MORE)
     if len(anchors) and len(more):
-        more = more[cKDTree(anchors).query(more)[0] > _MORE[2]]
+        more = more[KDTree(anchors).query(more)[0] > _MORE[2]]
     return View(flat, anchors, more)
 
 

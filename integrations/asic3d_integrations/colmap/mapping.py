@@ -118,7 +118,14 @@ def map_graph(
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
     if best is None:
         nothing = Verdict(
-            False, ("No two photos could be brought together.",), 0, len(graph), *[np.nan] * 3, (np.nan,) * 2
+            False,
+            ("No two photos could be brought together.",),
+            0,
+            len(graph),
+            np.nan,
+            np.nan,
+            np.nan,
+            (np.nan, np.nan),
         )
         return Mapped((), nothing, _missing(graph, (), edges), facts)
     return Mapped(tuple(best[1]), best[2], _missing(graph, best[1][0].reg_image_ids(), edges), facts)

@@ -31,7 +31,7 @@ class PoseOptions:
         thorough: as :class:`MapOptions` has it.
     """
 
-    refine: RefineOptions = RefineOptions()
+    refine: RefineOptions = field(default_factory=RefineOptions)
     gate: bool = True
     thorough: bool = True
 
