@@ -366,8 +366,8 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
         raise StorageError(f"'{folder}' is a file. Choose a folder for the run with -o.")
     if _is_file(folder / RUN_FILE) and not (overwrite or resume):
         raise StorageError(
-            f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose another "
-            "folder with -o."
+            f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose "
+            "another folder with -o."
         )
     with _clear_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

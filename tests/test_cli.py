@@ -256,7 +256,8 @@ def test_unexpected_errors_as_json(planted, monkeypatch):
     result = run("align", "photos", "--json")
     assert result.exit_code == 1 and "Traceback" in result.stderr
     assert json.loads(result.stdout) == {
-        "error": "A fault in asic3d stopped it (ZeroDivisionError: in two lines). Please report it with the lines above."
+        "error": "A fault in asic3d stopped it (ZeroDivisionError: in two lines). "
+        "Please report it with the lines above."
     }
 
 
@@ -316,7 +317,8 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_the_checkpoint(planted, monkeypatch)
     result = run("align", "photos")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (
-        "Stopped. To go on from the last checkpoint: asic3d align photos -o asic3d_out --resume (with your other options)"
+        "Stopped. To go on from the last checkpoint: "
+        "asic3d align photos -o asic3d_out --resume (with your other options)"
     )
     checkpoint = Path("asic3d_out/checkpoint.safetensors")
     assert checkpoint.read_bytes() == b"half way"

@@ -133,7 +133,7 @@ def agreeing(first: np.ndarray, second: np.ndarray, tolerances: tuple[float, ...
         if len(kept) < 12:
             return kept[:0]
         at, shift = first[kept], second[kept] - first[kept]
-        _, near = KDTree(at).query(at, k=9)
+        near = np.asarray(KDTree(at).query(at, k=9)[1])
         usual = np.median(shift[near[:, 1:]], axis=1)
         kept = kept[np.linalg.norm(shift - usual, axis=1) < tolerance]
     return kept

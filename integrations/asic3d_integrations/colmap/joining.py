@@ -256,7 +256,7 @@ def _size(model: Any, photo: int, rays: np.ndarray, depth: np.ndarray) -> float 
     seen = _seen(model, photo)
     if len(seen) < _FEWEST_POINTS:
         return None
-    distance, nearest = KDTree(seen[:, :2] / seen[:, 2:]).query(rays)
+    distance, nearest = (np.asarray(found) for found in KDTree(seen[:, :2] / seen[:, 2:]).query(rays))
     close = distance <= np.quantile(distance, _NEIGHBOURS)
     return float(np.median(seen[nearest[close], 2] / depth[close]))
 
