@@ -145,9 +145,10 @@ class _Attempt:
         if self.fixed or len(self.cameras.cameras) > 1 or model.num_reg_images() < 3:
             return None
         focal = float(next(iter(model.cameras.values())).mean_focal_length())
-        if not _PLAUSIBLE[0] < focal / max(self.cameras.cameras[0].size) < _PLAUSIBLE[1]:
+        given = next(iter(self.cameras.cameras))
+        if not _PLAUSIBLE[0] < focal / max(given.size) < _PLAUSIBLE[1]:
             return None
-        camera = replace(self.cameras.cameras[0], focal=focal, known=True)
+        camera = replace(given, focal=focal, known=True)
         return _Attempt(
             f"a focal length of {focal:.0f} pixels held", replace(self.cameras, cameras=(camera,)), True, fixed=True
         )
