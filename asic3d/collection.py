@@ -131,6 +131,16 @@ class Collection:
             return known.index(composed(name))
         raise CollectionError(f"There is no photo {shown(name)} in the collection. {self._suggestion(name)}")
 
+    def with_photo(self, photo: Photo) -> "Collection":
+        """One more photo at the end, with what there is to say about all of them; a copy is noted as such."""
+        first = next((other.name for other in self.photos if other.sha256 == photo.sha256), None)
+        photos = (*self.photos, photo if first is None else replace(photo, duplicate_of=first))
+        about_masks = set(_oddities(self.photos, True)) - set(_oddities(self.photos, False))
+        wanted = not about_masks.isdisjoint(self.warnings)
+        old = _oddities(self.photos, wanted)
+        lasting = [note for note in self.warnings if note not in old]
+        return replace(self, photos=photos, warnings=(*lasting, *_oddities(photos, wanted)))
+
     def _suggestion(self, name: str) -> str:
         same_file = [known for known in self.names if known.rpartition("/")[2] == name.rpartition("/")[2]]
         close = same_file or difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)

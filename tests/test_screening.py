@@ -10,7 +10,7 @@ import torch
 from changed_photos import AS_IT_WAS, Change, changed_collection, changed_errors
 from PIL import Image
 
-from asic3d.adding import add_photo
+from asic3d.adding import add_photos
 from asic3d.alignment import align, load_alignment
 from asic3d.backbones import load_backbone
 from asic3d.collection import load_collection
@@ -64,14 +64,15 @@ def test_without_the_setting_they_are_not(toy, changed, right, setting, photos):
     assert share(with_it) > share(without) + 0.2
 
 
-def test_people_are_told_what_was_done(right):
+def test_people_are_told_what_was_done(toy, right):
     names = right.names
-    told = {name: [text for text in right.warnings if text.startswith(f"'{name}'")] for name in names}
-    assert "on its left side; it was turned" in told[names[1]][0]
-    assert "upside down; it was turned" in told[names[3]][0]
-    assert "faces the other way than most; it was mirrored" in told[names[3]][1]
-    assert "faces the other way than most; it was mirrored" in told[names[4]][0]
-    assert not any(told[names[index]] for index in (0, 2, 5))
+    assert right.warnings[-2:] == (
+        "Turned for the alignment, because most others stand: "
+        f"'{names[1]}' (on its left side), '{names[3]}' (upside down). Pixels and points stay as they are.",
+        f"Mirrored for the alignment, because most others face the other way: '{names[3]}', '{names[4]}'. If what they "
+        "show is another side of one and the same object, align with --set flips=false.",
+    )
+    assert not any("for the alignment" in text for text in toy.alignment.warnings)
 
 
 def test_photos_that_all_stand_are_aligned_as_if_nobody_had_looked(toy):
@@ -110,7 +111,7 @@ def with_strangers(toy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("strangers") / "photos"
     changed_collection(toy, folder, {})
     generator = np.random.default_rng(0)
-    for name, block in (("aaa.png", 20), ("photo_03.png", 1)):
+    for name, block in (("aaa.png", 20), ("photo_03.png", 12)):
         blocks = generator.integers(0, 256, (180 // block, 240 // block, 3), dtype=np.uint8)
         Image.fromarray(blocks.repeat(block, 0).repeat(block, 1)).save(folder / name)
     return load_collection(folder)
@@ -161,7 +162,7 @@ def test_a_stranger_is_placed_whatever_it_shows(toy, tmp_path, kind, size):
     if kind == "noise":
         pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "odd.png")
-    found = add_photo(toy.alignment, tmp_path / "odd.png", stranger=True)
+    found = add_photos(toy.alignment, [tmp_path / "odd.png"], stranger=True)
     assert found.outliers == ("odd.png",)
     assert bool(found.canonical.isfinite().all() and found.confidence.isfinite().all())
     assert found.foreground[-1].max() < 0.1 and found.confidence[-1].max() < 0.1
@@ -176,8 +177,8 @@ def test_a_stranger_without_matches_is_placed(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(adding, "_place", none_matches)
     Image.new("RGB", (60, 40), (10, 200, 90)).save(tmp_path / "odd.png")
     with pytest.raises(AlignmentError):
-        add_photo(toy.alignment, tmp_path / "odd.png")
-    assert bool(add_photo(toy.alignment, tmp_path / "odd.png", stranger=True).canonical.isfinite().all())
+        add_photos(toy.alignment, [tmp_path / "odd.png"])
+    assert bool(add_photos(toy.alignment, [tmp_path / "odd.png"], stranger=True).canonical.isfinite().all())
 
 
 # --- adding

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from asic3d import Alignment
 
 GOOD, FAIR, POOR = "good", "fair", "poor"
+OTHER_THING = "shows something else"
 
 GUESS, SURE = 0.4, 0.7
 """Confidence of a point below which it is a guess, and from which it is more often right than the usual point."""
@@ -68,8 +69,9 @@ STAGES = {
     "canonical": "Laying all photos into one shared frame",
     "training": "Training the maps into the shared frame",
     "confidence": "Judging every place",
+    "adding": "Placing further photos",
+    "report": "Making the report",
     "saving": "Saving",
-    "report": "Writing the report",
 }
 """Stage of the work -> what it does, in words."""
 
@@ -104,21 +106,36 @@ def _level(value: float, limits: tuple[float, float]) -> str:
 
 def photo_fits(alignment: "Alignment") -> tuple[float, ...]:
     """How well each photo's object is explained by the other photos: mean confidence over its foreground, [0, 1]."""
-    from asic3d.alignment import photo_fits as fits
+    from asic3d.judgement import photo_fits as fits
 
     return tuple(fits(alignment.confidence.flatten(1), alignment.foreground.flatten(1)).tolist())
 
 
 def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
     """The word for each photo's fit, by itself and compared with the others; poor where there is nothing to fit."""
-    from asic3d.alignment import OUTLIER
+    from asic3d.judgement import OUTLIER
 
     fits, bare, nothing = photo_fits(alignment), bare_photos(alignment), shows_nothing(alignment)
     usual = median(fits)
     return tuple(
-        POOR if nothing or name in bare or fit < OUTLIER * usual else _level(fit, _PHOTO_LIMITS)
+        POOR
+        if nothing or name in bare or name in alignment.outliers or fit < OUTLIER * usual
+        else _level(fit, _PHOTO_LIMITS)
         for name, fit in zip(alignment.names, fits, strict=True)
     )
+
+
+def standing(alignment: "Alignment", index: int) -> tuple[str, ...]:
+    """What was done to a photo before it was compared, or that it shows another thing; empty for most photos."""
+    if alignment.names[index] in alignment.outliers:
+        return (OTHER_THING,)  # how it was laid down means nothing then
+    turned = {1: "turned by 90 degrees to the left", 2: "turned by 180 degrees", 3: "turned by 90 degrees to the right"}
+    found = []
+    if alignment.turns and alignment.turns[index]:
+        found.append(turned[alignment.turns[index]])
+    if alignment.mirrored and alignment.mirrored[index]:
+        found.append("mirrored")
+    return tuple(found)
 
 
 def verdict(alignment: "Alignment") -> tuple[str, str]:
