@@ -1,6 +1,6 @@
 """Which pairs of photos show the same side of the object: those that flow finds one epipolar geometry for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -66,6 +66,15 @@ def flow_pairs(
     finally:
         cv2.setNumThreads(before)
     return found
+
+
+def groups(photos: int, pairs: Iterable[Pair]) -> list[int]:
+    """For each photo the smallest photo that pairs connect it with."""
+    label = list(range(photos))
+    for i, j in pairs:
+        low, high = sorted((label[i], label[j]))
+        label = [low if one == high else one for one in label]
+    return label
 
 
 def make_views(working: Sequence[Working]) -> list[View]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.database import HALF
-from asic3d_integrations.colmap.edges import Edge
+from asic3d_integrations.colmap.edges import Edge, groups
 from asic3d_integrations.colmap.flow import sampson
 from asic3d_integrations.colmap.joining import Joints
 
@@ -137,18 +137,8 @@ def _praise(verdict: Verdict, judged: int) -> str:
 
 def _alone(images: dict, judged: Sequence[Edge], bad: dict[Pair, float]) -> int:
     """How many registered photos no agreeing pair ties to the largest group."""
-    group = {index: index for index in images}
-
-    def root(index: int) -> int:
-        while group[index] != index:
-            index = group[index]
-        return index
-
-    for edge in judged:
-        if edge.pair not in bad:
-            a, b = sorted(map(root, edge.pair))
-            group[b] = a
-    roots = [root(index) for index in images]
+    label = groups(max(images, default=0) + 1, [edge.pair for edge in judged if edge.pair not in bad])
+    roots = [label[index] for index in images]
     return len(roots) - max((roots.count(one) for one in set(roots)), default=0)
 
 
