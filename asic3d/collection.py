@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from asic3d.config import Progress, ProgressCallback
+from asic3d.content import holds_shapes, one_colour, same_picture
 from asic3d.decoding import Decoded, UnreadableError, decode, decode_mask, quiet_pillow
 from asic3d.errors import CollectionError, CollectionWarning
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
@@ -22,7 +23,6 @@ FULL_SIDE = 8192
 """Longer side of what :meth:`Photo.read` decodes at most, pixels; cameras of 48 megapixels stay below it."""
 MOST_PHOTOS = 40
 """Above this the run is slow; a warning says so."""
-_SAME = 8  # grey levels: what differs less is the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +130,16 @@ class Collection:
         if known.count(composed(name)) == 1:
             return known.index(composed(name))
         raise CollectionError(f"There is no photo {shown(name)} in the collection. {self._suggestion(name)}")
+
+    def with_photo(self, photo: Photo) -> "Collection":
+        """One more photo at the end, with what there is to say about all of them; a copy is noted as such."""
+        first = next((other.name for other in self.photos if other.sha256 == photo.sha256), None)
+        photos = (*self.photos, photo if first is None else replace(photo, duplicate_of=first))
+        about_masks = set(_oddities(self.photos, True)) - set(_oddities(self.photos, False))
+        wanted = not about_masks.isdisjoint(self.warnings)
+        old = _oddities(self.photos, wanted)
+        lasting = [note for note in self.warnings if note not in old]
+        return replace(self, photos=photos, warnings=(*lasting, *_oddities(photos, wanted)))
 
     def _suggestion(self, name: str) -> str:
         same_file = [known for known in self.names if known.rpartition("/")[2] == name.rpartition("/")[2]]
@@ -300,8 +310,8 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
         notes.append(
             f"There are {len(photos)} photos. asic3d is made for 2 to {MOST_PHOTOS}: its time grows with every pair."
         )
-    small = np.stack([_thumbnail(photo.pixels) for photo in photos]).astype(np.int16)
-    if (np.abs(small - small[0]) <= _SAME).all():
+    bare = [photo for photo in photos if not holds_shapes(photo.pixels)]
+    if not bare and same_picture([photo.pixels for photo in photos]):
         notes.append(f"All {len(photos)} photos show the same picture: nothing can be learned by comparing them.")
     else:
         copies: dict[str, list[str]] = {}
@@ -309,15 +319,13 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
             if photo.duplicate_of is not None:
                 copies.setdefault(photo.duplicate_of, []).append(photo.name)
         notes += [f"The same file as {shown(first)}: {listed(names)}." for first, names in copies.items()]
-    flat = [photo.name for photo in photos if np.ptp(photo.pixels[::4, ::4], axis=(0, 1)).max() <= _SAME]
+    flat = [photo.name for photo in bare if one_colour(photo.pixels)]
     if flat:
         notes.append(f"Of one colour all over, so that nothing can be matched in it: {listed(flat)}.")
+    noise = [photo.name for photo in bare if photo.name not in flat]
+    if noise:
+        notes.append(f"Nothing but grain, without a shape that could be matched: {listed(noise)}.")
     unmasked = [photo.name for photo in photos if photo.mask is None]
     if masks_wanted and unmasked:
         notes.append(f"Without a mask, so that the object is found from the photos alone: {listed(unmasked)}.")
     return notes
-
-
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """(8, 8, 3) uint8: what a photo shows from afar, its proportions apart."""
-    return np.array(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BOX))

@@ -17,7 +17,7 @@ class Progress:
     """How far a stage of the work has come, as it is reported to ``progress`` callbacks.
 
     Attributes:
-        stage: ``photos``, ``features``, ``foreground``, ``matching``, ``canonical`` or ``training``.
+        stage: ``photos``, ``features``, ``foreground``, ``matching``, ``canonical``, ``training`` or ``adding``.
         done: steps that are finished.
         total: all steps of the stage.
     """

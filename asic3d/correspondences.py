@@ -19,6 +19,15 @@ _TEMPERATURE = 0.05
 _OUTSIDE = -1e4
 _CYCLE_SCALE = 0.06
 """Cycle error at which confidence has fallen to 1/e, normalised units (the photo's longer side is 2)."""
+_SLOPE, _EVEN = 11.8, 0.82
+"""Cosine of two descriptors of which half the matches are right, and how steeply that changes."""
+_OFF_OBJECT = 0.1
+"""Product of both ends' probabilities of the object below which confidence falls with it."""
+_ELSEWHERE = 0.35
+"""Canonical distance from which a place is another part of the object."""
+_RIVAL = 0.3  # probability of the object of a cell that may be mistaken for the answer
+_AMBIGUITY = 0.02
+"""Difference of cosines at which a look-alike elsewhere hardly counts any more."""
 _CHUNK = 4096  # points at once, and
 _SCORES = 2**23  # (points x cells) scores at once: 32 MB
 _OBJECT = 0.5  # probability from which a cell is the object, in a photo where any is that likely
@@ -77,6 +86,8 @@ class CanonicalSpace:
         valid: (N, G * G) bool, cells on the photo.
         prior: weight of the squared canonical distance against the cosine.
         on_object: look for answers on the object alone, as the paper does, and not all over the photo.
+        learned: the descriptors are those of the learned metric, shared between the photos: their cosine says how right
+            an answer is. Elsewhere the cycle error has to.
     """
 
     descriptors: Tensor
@@ -85,6 +96,7 @@ class CanonicalSpace:
     valid: Tensor
     prior: float
     on_object: bool = field(default=False, kw_only=True)  # so that a subclass may ask for more
+    learned: bool = field(default=False, kw_only=True)
 
     @property
     def grid(self) -> int:
@@ -129,7 +141,27 @@ class CanonicalSpace:
         objects = self.sample(self.foreground, source, points)[:, 0] * self.sample(self.foreground, target, found)[:, 0]
         limit = photo_limits(self.valid[source].reshape(self.grid, self.grid))
         on_photo = (points.abs() <= limit + 1e-4).all(1)
-        return found, torch.where(on_photo, cycle_confidence(error) * objects.clamp(0, 1).sqrt(), 0.0), error
+        if self.learned:
+            sure = self._recognised(source, target, points, found) * (objects / _OFF_OBJECT).clamp(0, 1)
+        else:
+            sure = cycle_confidence(error) * objects.clamp(0, 1).sqrt()
+        return found, torch.where(on_photo, sure, 0.0), error
+
+    def _recognised(self, source: int, target: int, points: Tensor, found: Tensor) -> Tensor:
+        """(n,) in [0, 1]: how likely what was found is what was looked for, by its looks.
+
+        Where another part of the target's object looks the same, it is as likely: the other wheel, the other eye.
+        """
+        wanted = F.normalize(self.sample(self.descriptors, source, points), dim=1)
+        similar = (wanted * F.normalize(self.sample(self.descriptors, target, found), dim=1)).sum(1)
+        place = self.sample(self.canonical, target, found)
+        closed = torch.where(self.valid[target] & (self.foreground[target] > _RIVAL), 0.0, _OUTSIDE)
+        rival = []
+        for some, near in zip(wanted.split(_CHUNK), place.split(_CHUNK), strict=True):
+            elsewhere = torch.cdist(near, self.canonical[target]) > _ELSEWHERE
+            score = torch.addmm(closed, some, self.descriptors[target].T)
+            rival.append(score.masked_fill(~elsewhere, _OUTSIDE).amax(1))
+        return likeness(similar) * torch.sigmoid((similar - torch.cat([similar[:0], *rival])) / _AMBIGUITY)
 
 
 def canonical_space(canonical: Tensor, foreground: Tensor, valid: Tensor) -> CanonicalSpace:
@@ -152,6 +184,14 @@ def photo_limits(valid: Tensor) -> Tensor:
     """(2,) float32: how far a photo reaches in x and y, normalised, from its (G, G) valid cells."""
     grid = len(valid)
     return torch.stack([valid.any(0).sum(), valid.any(1).sum()]).float() / grid
+
+
+def likeness(similarity: Tensor) -> Tensor:
+    """Cosines of matched descriptors of the learned metric to the share of them that is right, in [0, 1].
+
+    Fitted to annotated photos: right is within a tenth of the object's size.
+    """
+    return torch.sigmoid(_SLOPE * (similarity - _EVEN))
 
 
 def cycle_confidence(error: Tensor) -> Tensor:
@@ -223,8 +263,9 @@ def cell_confidence(space: CanonicalSpace, cells: Cells, pairs: Tensor) -> tuple
         pairs: (E, 2) int64 pairs of photos.
 
     Returns:
-        (N, G * G) float32 in [0, 1], mean over the partners of the confidence of its cycle, times the foreground, 0 for
-        cells that were not looked at; and (E,) float32, mean cycle confidence of each pair's cells.
+        (N, G * G) float32 in [0, 1], mean over the partners of how likely its answer there is right, by its looks or,
+        where no metric was learned, by its cycle; times the foreground, 0 for cells that were not looked at. And (E,)
+        float32, the mean of it over each pair's cells.
     """
     count, size = cells.index.shape
     left, right = with_canonical(cells.take(space.descriptors), cells.take(space.canonical), space.prior)
@@ -233,12 +274,16 @@ def cell_confidence(space: CanonicalSpace, cells: Cells, pairs: Tensor) -> tuple
     total = torch.zeros(count, size, device=cells.index.device)
     partners = torch.zeros(count, 1, device=cells.index.device)
     by_pair = []
+    values = cells.take(space.descriptors)
     for i, j in pairs.tolist():
         score = left[i] @ right[j].T + closed[i][:, None] + closed[j]
         forward, backward = score.max(1).indices, score.max(0).indices
-        error_i = (centres[i, backward[forward]] - centres[i]).norm(dim=1)
-        error_j = (centres[j, forward[backward]] - centres[j]).norm(dim=1)
-        sure_i, sure_j = cycle_confidence(error_i), cycle_confidence(error_j)
+        if space.learned:
+            sure_i = likeness((values[i] * values[j, forward]).sum(1))
+            sure_j = likeness((values[j] * values[i, backward]).sum(1))
+        else:
+            sure_i = cycle_confidence((centres[i, backward[forward]] - centres[i]).norm(dim=1))
+            sure_j = cycle_confidence((centres[j, forward[backward]] - centres[j]).norm(dim=1))
         total[i] += sure_i
         total[j] += sure_j
         partners[i] += 1

@@ -222,8 +222,8 @@ def _grab_cut(pixels: np.ndarray, cells: np.ndarray, likely: float, possible: fl
     labels = np.where(prior > likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[prior < possible] = cv2.GC_BGD
     started = np.count_nonzero(labels == cv2.GC_PR_FGD)
-    if started < 10 or np.count_nonzero(labels != cv2.GC_PR_FGD) < 10 or pixels.std() < 1:
-        return prior.clip(0, 1)  # nothing to tell apart by colour
+    if started < 10 or np.count_nonzero(labels != cv2.GC_PR_FGD) < 10 or pixels.std((0, 1)).max() < 1:
+        return prior.clip(0, 1)  # nothing to tell apart by colour, which GrabCut takes very long to find out
     cv2.setRNGSeed(0)  # of this thread
     background, objects = np.zeros((1, 65)), np.zeros((1, 65))
     # One iteration: more let the colours of the surroundings creep in (measured), and take longer.

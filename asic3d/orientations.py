@@ -31,7 +31,7 @@ _STEPS = 3  # solves at each scale
 _RIDGE = 0.05  # pull towards the same place, size and direction
 UPRIGHT = 1.5
 """By what factor a turn must be better than none: most photos stand upright."""
-_UNLIKE = 0.17
+_UNLIKE = 0.15
 """A photo whose support is below this share of the usual one shows something else."""
 UNRELATED = 0.0015
 """Support of the usual photo below which the photos show no one thing. Measured with the embedded network: 0.0002 to
@@ -130,10 +130,10 @@ def synchronise(scores: Tensor, allowed: Sequence[int]) -> Tensor:
 
     Args:
         scores: (N, N, 8) float64, at least 0; ``scores[j, i, g^-1] = scores[i, j, g]``.
-        allowed: the orientations that may be chosen: a subgroup.
+        allowed: the orientations that may be chosen, 0 first: a subgroup.
 
     Returns:
-        (N,) int64; as many photos as possible are 0.
+        (N,) int64; as many photos as possible stand, mirrored or not, and of these as many as possible are 0.
     """
     scores, count = scores.cpu(), len(scores)
     products, inverses = PRODUCTS[list(allowed)][:, list(allowed)], INVERSES[list(allowed)]
@@ -146,8 +146,12 @@ def synchronise(scores: Tensor, allowed: Sequence[int]) -> Tensor:
         total = float(table[everyone[:, None], everyone, chosen[:, None], chosen].sum())
         if total > worth * (1 + 1e-9):
             best, worth = chosen, total
-    upright = max(range(len(allowed)), key=lambda g: (int((products[g, best] == allowed[0]).sum()), -g))
-    return products[upright, best]
+
+    def standing(common: int) -> tuple[int, int, int]:
+        found = products[common, best]
+        return int((found % MIRRORED == 0).sum()), int((found == 0).sum()), -common
+
+    return products[max(range(len(allowed)), key=standing), best]
 
 
 def _grown(table: Tensor, root: int) -> Tensor:
@@ -311,7 +315,7 @@ def find_flips(support: Tensor, pairs: Tensor, count: int) -> Tensor:
 
 
 def photo_support(support: Tensor, pairs: Tensor, objects: Tensor) -> Tensor:
-    """How well each photo goes with others: the second best of its pairs, for the size of the smaller object.
+    """How well each photo goes with others: the second best of its pairs, for the size of the two objects.
 
     The second best, because a second photo of the same stranger must not help a stranger.
 
@@ -324,10 +328,10 @@ def photo_support(support: Tensor, pairs: Tensor, objects: Tensor) -> Tensor:
         (N,) float64, weight of agreeing matches for each cell of the object.
     """
     count = len(objects)
-    smaller = torch.minimum(objects[pairs[:, 0]], objects[pairs[:, 1]]).clamp(min=1)
+    size = (objects[pairs[:, 0]] * objects[pairs[:, 1]]).sqrt().clamp(min=1)
     share = torch.zeros(count, count, dtype=torch.float64)
     i, j = pairs.cpu().T
-    share[i, j] = share[j, i] = (support / smaller).double().cpu()
+    share[i, j] = share[j, i] = (support / size).double().cpu()
     return share.topk(min(2, count - 1), 1).values[:, -1]
 
 

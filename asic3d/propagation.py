@@ -146,7 +146,9 @@ def backward_map(dense: DenseMap, longest: int) -> BackwardMap:
     loose = _blurred(np.minimum(residual, 3 * _LOOSE) * confidence.clip(1e-3)) / _blurred(confidence.clip(1e-3))
     sure = np.clip((_blurred(confidence) - _UNSURE) / (_SURE - _UNSURE), 0, 1)
     opacity = (
-        _smoothstep(sure) * _smoothstep(np.clip(2 - 2 * loose / _LOOSE, 0, 1)) * _unbroken(fitted, dense.size, longest)
+        _smoothstep(sure)
+        * _smoothstep(np.clip(2 - 2 * loose / _LOOSE, 0, 1))
+        * _unbroken(fitted, confidence, dense.size, longest)
     )
     return BackwardMap(fitted.astype(np.float32), opacity.astype(np.float32), dense.size)
 
@@ -197,11 +199,12 @@ def _jacobian(points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np
     return np.sqrt((total + np.sqrt(np.maximum(total**2 - 4 * determinant**2, 0))) / 2), determinant
 
 
-def _unbroken(points: np.ndarray, size: tuple[int, int], longest: int) -> np.ndarray:
-    """(h, w) in [0, 1]: 0 where the map jumps or turns over, 1 where it is smooth."""
+def _unbroken(points: np.ndarray, trust: np.ndarray, size: tuple[int, int], longest: int) -> np.ndarray:
+    """(h, w) in [0, 1]: 0 where the map jumps or turns over against the rest of it, 1 where it is smooth."""
     stretch, determinant = _jacobian(points, size)
     stretch = stretch * (max(size) / longest)
-    return np.clip(2 - 2 * stretch / _LARGEST_STRETCH, 0, 1) * (determinant > 0)
+    facing = -1 if (np.sign(determinant) * trust).sum() < 0 else 1  # one of the two photos may face the other way
+    return np.clip(2 - 2 * stretch / _LARGEST_STRETCH, 0, 1) * (facing * determinant > 0)
 
 
 def warp_layer(pyramid: list[np.ndarray], found: BackwardMap, mask: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ def refine(
     plane = fit.canonical.unflatten(1, (grid, grid))
     pixels = cell_centres(size, plane.device).reshape(1, size, size, 2).expand(len(plane), -1, -1, -1)
     mapping = SplineMap(sample_map(plane, pixels), config.control_points)
-    data = make_training_set(collection, maps, foreground, config, (fit.buddies, fit.pairs))
+    data = make_training_set(collection, maps, foreground, config, (fit.buddies, fit.pairs), canonical=plane)
     trained = train(
         replace(data, rest=mapping.get_buffer("start")),
         mapping,

@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -14,19 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asic3d.alignment import Alignment, Placing
+from asic3d.alignment import Alignment, Origin, Placing
 from asic3d.collection import Collection, Photo, load_photo
 from asic3d.config import AlignmentConfig
 from asic3d.correspondences import CanonicalSpace, canonical_space
 from asic3d.errors import CollectionError, ConfigError, StorageError
 from asic3d.optimisation import COLUMNS, Trained
 from asic3d.photo_folder import shown
+from asic3d.run_lock import claim_run
 from asic3d.storage import (
     FORMAT_VERSION,
     RUN_FILE,
     inside,
     json_bytes,
-    prepare_output,
     read_run,
     read_safetensors,
     safetensors_bytes,
@@ -42,16 +43,40 @@ _TRAINED: _Expected = {"image": (torch.float32, (4, "R", "R")), "losses": (torch
 """The tensors of a run whose maps were trained or refined."""
 
 
-def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> None:
-    """Writes masks, tensors and, last, run.json: all of them or none.
+def save_alignment(
+    alignment: Alignment, folder: Path, *, overwrite: bool, others: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    """Writes what belongs to the run besides, masks, tensors and, last, run.json: all of them or none.
 
     Raises:
-        StorageError: a finished run is there and ``overwrite`` is not set, or the folder can't be written.
+        StorageError: a finished run is there and ``overwrite`` is not set, it is not the one that the alignment is
+            from, another process is at it, or the folder can't be written.
     """
-    prepare_output(folder, overwrite=overwrite)
+    with claim_run(folder, overwrite=overwrite):
+        _check_unchanged(alignment, folder)
+        _write_all(alignment, folder, others)
+
+
+def _check_unchanged(alignment: Alignment, folder: Path) -> None:
+    """Refuses to write over what somebody else has changed since the alignment was read from there."""
+    origin = alignment.origin
+    if origin is None or origin.folder != folder.resolve():
+        return
+    try:
+        found = read_run(folder).get("tensors_sha256")
+    except StorageError:  # gone or damaged: nothing can be lost
+        return
+    if found != origin.tensors:
+        raise StorageError(
+            f"The run in '{folder}' was changed by somebody else since it was loaded: nothing was written. Load it "
+            "again and repeat what you did."
+        )
+
+
+def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) -> None:
     stale = _old_masks(folder)
     tensors = safetensors_bytes(_tensors(alignment))
-    files: dict[Path, bytes] = {}
+    files = {inside(folder, name): content for name, content in others.items()}
     for name, path in zip(alignment.names, _mask_files(folder, alignment.names), strict=True):
         files[path] = cv2.imencode(".png", alignment.mask(name))[1].tobytes()
     if alignment.trained is None:
@@ -60,8 +85,11 @@ def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> No
         files[folder / LOSSES] = _losses_table(alignment.trained)
     stale -= set(files)
     files[folder / TENSORS] = tensors
-    files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, hashlib.sha256(tensors).hexdigest()))
+    digest = hashlib.sha256(tensors).hexdigest()
+    files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, digest))
     write_together(files)
+    if alignment.origin is not None and alignment.origin.folder == folder.resolve():
+        alignment.origin.tensors = digest
     for path in stale:
         path.unlink(missing_ok=True)
 
@@ -126,6 +154,7 @@ def _facts(alignment: Alignment, folder: Path, tensors: str) -> dict[str, Any]:
         "warnings": alignment.warnings,
         "quality": alignment.quality,
         "seconds": alignment.timings,
+        "pairs": alignment.pairs,
         "grid": alignment.space.grid,
         "taps": len(alignment.placing.centres),
         "tensors_sha256": tensors,
@@ -182,7 +211,7 @@ def read_alignment(folder: Path) -> Alignment:
     if config.mapping == "network":
         space = canonical_space(*places)
     else:
-        space = CanonicalSpace(tensors["descriptors"].float(), *places, config.transfer_prior)
+        space = CanonicalSpace(tensors["descriptors"].float(), *places, config.transfer_prior, learned=True)
     return Alignment(
         collection=collection,
         config=config,
@@ -204,16 +233,25 @@ def read_alignment(folder: Path) -> Alignment:
         device=_text(run, "device", folder),
         trained=Trained(**{name: tensors[name] for name in _TRAINED}) if trained else None,
         turns=tuple(_quarters(entry, folder) for entry in _photos(run, folder)),
-        mirrored=tuple(entry.get("mirrored") is True for entry in _photos(run, folder)),
-        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if entry.get("outlier") is True),
+        mirrored=tuple(_flag(entry, "mirrored", folder) for entry in _photos(run, folder)),
+        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if _flag(entry, "outlier", folder)),
+        pairs=_whole_number(run, "pairs", folder, 10**6) if "pairs" in run else count * (count - 1) // 2,
+        origin=Origin(folder.resolve(), _text(run, "tensors_sha256", folder)),
     )
 
 
 def _quarters(entry: dict[str, Any], folder: Path) -> int:
     turns = entry.get("turned", 0)
-    if turns not in (0, 1, 2, 3) or isinstance(turns, bool):
-        raise _damaged(folder, f"a photo is turned by {turns!r} quarters")
-    return int(turns)
+    if not isinstance(turns, int) or isinstance(turns, bool) or not 0 <= turns <= 3:
+        raise _damaged(folder, f"a photo's 'turned' is {turns!r}")
+    return turns
+
+
+def _flag(entry: dict[str, Any], key: str, folder: Path) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise _damaged(folder, f"a photo's '{key}' is {value!r}")
+    return value
 
 
 def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expected) -> dict[str, Tensor]:

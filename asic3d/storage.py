@@ -11,6 +11,7 @@ import json
 import math
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -219,7 +220,10 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not _is_file(folder / RUN_FILE):
         if _is_file(folder / MARKER):
-            raise StorageError(f"The run in '{folder}' did not finish; go on with it with 'asic3d align --resume'.")
+            raise StorageError(
+                f"The run in '{folder}' did not finish. Go on with it, PHOTOS being its photo folder: "
+                f"asic3d align PHOTOS -o {shlex.quote(str(folder))} --resume"
+            )
         raise StorageError(f"'{folder}' is no run folder: it holds no {RUN_FILE}. Make one with 'asic3d align PHOTOS'.")
     run = read_json(folder / RUN_FILE)
     if "format_version" not in run:
@@ -362,8 +366,8 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
         raise StorageError(f"'{folder}' is a file. Choose a folder for the run with -o.")
     if _is_file(folder / RUN_FILE) and not (overwrite or resume):
         raise StorageError(
-            f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), go on with it "
-            "with --resume, or choose another folder with -o."
+            f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose "
+            "another folder with -o."
         )
     with _clear_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -85,6 +85,8 @@ def make_training_set(
     foreground: Foreground,
     config: AlignmentConfig,
     matches: tuple[BestBuddies, Tensor],
+    *,
+    canonical: Tensor | None = None,
 ) -> TrainingSet:
     """What the photos give to train on (sections 3.1 and 3.2 of the paper).
 
@@ -94,10 +96,12 @@ def make_training_set(
         foreground: their objects.
         config: of it, ``working_size``, ``parts`` and ``seed``.
         matches: best buddies, and the (E, 2) pairs of photos that were matched.
+        canonical: (N, G, G, 2), where the cells are known to lie; parts heed it.
     """
     size, device = config.working_size, maps.features.device
     masks = torch.stack([mask_cells(mask, size) for mask in foreground.masks]).to(device)
-    labels = find_parts(maps.features, foreground.probability * maps.valid, config.parts, config.seed)
+    objects = foreground.probability * maps.valid
+    labels = find_parts(maps.features, objects, config.parts, config.seed, canonical=canonical)
     parts = F.interpolate(labels[:, None].float(), (size, size), mode="nearest")[:, 0].long()
     return TrainingSet(
         torch.cat([square_images(photo.pixels, (size,))[0] for photo in collection]).to(device),

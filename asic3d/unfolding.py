@@ -22,7 +22,8 @@ class Distortion:
 
     Attributes:
         area: (N, G, G) float32, area in the plane per area of the photo, relative to the photo's own usual one: 1 =
-            as elsewhere in the photo, 2 = twice as large. Negative where the map turns over.
+            as elsewhere in the photo, 2 = twice as large. Negative where the map turns over against the rest of the
+            photo; a photo that faces the other way is mirrored as a whole, which is no fold.
         angle: (N, G, G) float32, degrees: by how much an angle changes at most; 0 = shapes are kept.
         weight: (N, G, G) float32, what each cell counts in the means.
     """
@@ -85,15 +86,27 @@ def measure_distortion(plane: Tensor, weight: Tensor) -> Distortion:
     """
     values = plane.double()
     across, down = (_slope(values, dim) for dim in (2, 1))
-    determinant = across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
+    determinant = _determinant(values)
     total = (across**2).sum(-1) + (down**2).sum(-1)
     # With singular values a >= b: a^2 + b^2 = total and a b = |determinant|.
     larger_plus = (total + 2 * determinant.abs()).clamp(min=1e-18).sqrt()
     larger_minus = (total - 2 * determinant.abs()).clamp(min=0).sqrt()
     angle = torch.rad2deg(2 * torch.asin((larger_minus / larger_plus).clamp(max=1)))
     share = weight.double() / weight.double().sum((1, 2), keepdim=True).clamp(min=1e-9)
+    determinant = determinant * _facing(determinant, weight)
     usual = (share * determinant.abs().clamp(min=1e-12).log()).sum((1, 2), keepdim=True).exp()
     return Distortion((determinant / usual).float(), angle.float(), weight.float())
+
+
+def _facing(determinant: Tensor, weight: Tensor) -> Tensor:
+    """(N, 1, 1) float64: 1, or -1 for a photo that is mirrored as a whole."""
+    return torch.where((determinant.sign() * weight).sum((1, 2), keepdim=True) < 0, -1.0, 1.0).to(determinant)
+
+
+def _determinant(values: Tensor) -> Tensor:
+    """(N, G, G) of (N, G, G, 2) coordinates: area in the plane per cell, negative where the map is mirrored."""
+    across, down = (_slope(values, dim) for dim in (2, 1))
+    return across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
 
 
 def _slope(values: Tensor, dim: int) -> Tensor:
@@ -118,6 +131,7 @@ def unfold(canonical: Tensor, weight: Tensor) -> tuple[Unfolding, float]:
     object_points = points[weight > 0] if bool((weight > 0).any()) else points
     reach = max(1.05 * float(object_points.abs().max()), 1e-3)
     here = _basis(points / reach, points).reshape(len(points), grid, grid, -1)
+    facing = _facing(_determinant(points), weight)[:, 0, 0]  # a mirrored photo's similarity is one of its mirror image
     steps, counts, places = [], [], []
     for dim, step in ((2, (1.0, 0.0)), (1, (0.0, 1.0))):
         one, other = (torch.arange(grid - 1, device=points.device) + k for k in (0, 1))
@@ -128,7 +142,7 @@ def unfold(canonical: Tensor, weight: Tensor) -> tuple[Unfolding, float]:
                 here.index_select(dim, other) - here.index_select(dim, one),
             )
         )
-        steps.append(points.new_tensor(step))
+        steps.append(torch.complex(torch.full_like(facing, step[0]), step[1] * facing)[:, None, None])
     control = points.new_zeros(CONTROL_POINTS**2, 2)
     size: float | None = None
     for _ in range(_ROUNDS):
@@ -153,7 +167,7 @@ def _better(
     total = torch.zeros(len(counts[0]), dtype=torch.float64, device=control.device)
     for step, count, (difference, basis) in zip(steps, counts, places, strict=True):
         moved = torch.view_as_complex((difference + basis @ control).contiguous())
-        similarity = similarity + (count * moved / torch.complex(step[0], step[1])).sum((1, 2))
+        similarity = similarity + (count * moved / step).sum((1, 2))
         total = total + count.sum((1, 2))
     similarity = similarity / total.clamp(min=1e-9)
     if usual is None:
@@ -162,7 +176,7 @@ def _better(
     size = similarity.abs().clamp(min=1e-6)
     normal, right = control.new_zeros(len(control), len(control)), torch.zeros_like(control)
     for step, count, (difference, basis) in zip(steps, counts, places, strict=True):
-        wanted = torch.view_as_real(similarity * torch.complex(step[0], step[1]))[:, None, None] - difference
+        wanted = torch.view_as_real(similarity[:, None, None] * step) - difference
         scaled = basis * (count / size[:, None, None] ** 2)[..., None]
         normal = normal + torch.einsum("nyxk,nyxl->kl", scaled, basis)
         right = right + torch.einsum("nyxk,nyxd->kd", scaled, wanted)

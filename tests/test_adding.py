@@ -8,9 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from asic3d import adding
 from asic3d.alignment import Alignment, align, load_alignment
 from asic3d.collection import Collection, load_collection, load_photo
+from asic3d.config import Progress
 from asic3d.errors import AlignmentError, BackboneError, CollectionError
+from asic3d.judgement import Further, enlarged_quality, photo_fits
 from asic3d.metrics import mask_iou
 
 NEW = 5  # the photo that comes later
@@ -137,6 +140,79 @@ def test_a_given_mask_is_used(toy, five):
     assert not found.foreground[NEW, :3, :3].any()
 
 
+# --- what is said of it afterwards
+
+
+def test_figures_are_those_of_all_photos(toy, five, six):
+    fits = photo_fits(six.confidence.flatten(1), six.space.foreground)
+    assert six.quality["confidence"] == pytest.approx(float(fits.mean()))
+    assert six.quality["weakest_photo"] == pytest.approx(float(fits.min()))
+    assert (five.pairs, six.pairs) == (10, 15)  # of five photos, and five more with the new one
+    for name, value in toy.alignment.quality.items():  # a full fit of the same photos
+        assert six.quality[name] == pytest.approx(value, rel=0.15), name
+    assert six.quality["matches_per_pair"] != five.quality["matches_per_pair"]
+    assert six.quality["support"] == five.quality["support"]  # is about the photos that were fitted
+
+
+def test_figures_of_what_is_counted_twice_are_means_over_pairs():
+    quality = {"confidence": 0.9, "pair_agreement": 0.5, "agreeing_matches": 0.8, "matches_per_pair": 20.0, "own": 7.0}
+    found = enlarged_quality(quality, 3, Further(1, 0.9, 40, 10), torch.tensor([0.5, 0.3]))
+    assert found == pytest.approx(
+        {
+            "confidence": 0.4,
+            "pair_agreement": (3 * 0.5 + 0.9) / 4,
+            "agreeing_matches": (0.8 * 60 + 10) / 100,
+            "matches_per_pair": 100 / 4,
+            "own": 7.0,
+        }
+    )
+
+
+def test_a_photo_that_does_not_fit_is_warned_of_and_makes_the_figures_worse(toy, five, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (180, 240, 3), np.uint8)).save(tmp_path / "odd.png")
+    found = five.add(tmp_path / "odd.png")
+    fits = photo_fits(found.confidence.flatten(1), found.space.foreground)
+    assert float(fits[-1]) < 0.4 * float(fits[:-1].median())
+    assert found.quality["weakest_photo"] == pytest.approx(float(fits[-1]))
+    assert found.quality["confidence"] < five.quality["confidence"]
+    assert any(sentence.startswith("'odd.png' hardly fits the others") for sentence in found.warnings)
+    assert "Nothing but grain, without a shape that could be matched: 'odd.png'." in found.collection.warnings
+    again = found.add(toy.collection[NEW])
+    assert sum("hardly fits" in sentence for sentence in again.warnings) == 1  # of all photos now, and not twice
+
+
+def test_a_copy_of_a_photo_is_said_to_be_one(toy, five, tmp_path):
+    first = five.names[0]
+    for name in ("copy.jpg", "again.jpg"):
+        shutil.copy(toy.folder / "images" / first, tmp_path / name)
+    found = five.add(tmp_path / "copy.jpg", tmp_path / "again.jpg")
+    assert [photo.duplicate_of for photo in found.collection][-2:] == [first, first]
+    assert found.collection.warnings == (f"The same file as '{first}': 'copy.jpg', 'again.jpg'.",)
+    found.save(tmp_path / "run")
+    assert load_alignment(tmp_path / "run").collection["again.jpg"].duplicate_of == first
+
+
+def test_several_photos_take_the_network_once_and_are_told_of(toy, five, six, monkeypatch, tmp_path):
+    Image.fromarray(toy.truth.photos[1].image).save(tmp_path / "another.png")
+    loaded, seen = [], []
+    load = adding.load_backbone
+    monkeypatch.setattr(adding, "load_backbone", lambda *a, **k: (loaded.append(a), load(*a, **k))[1])
+    found = five.add(toy.collection[NEW], tmp_path / "another.png", progress=seen.append)
+    assert len(loaded) == 1
+    assert seen == [Progress("adding", 1, 2), Progress("adding", 2, 2)]
+    assert torch.equal(found.canonical[: NEW + 1], six.canonical)
+
+
+def test_nothing_is_placed_where_one_of_several_cant_be(toy, five, tmp_path, monkeypatch):
+    monkeypatch.setattr(adding, "load_backbone", lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(CollectionError, match=r"missing\.jpg"):
+        five.add(toy.collection[NEW], tmp_path / "missing.jpg")
+    name = toy.truth.names[NEW]
+    with pytest.raises(CollectionError, match=f"^Two of the new photos are called '{name}'; rename one.$"):
+        five.add(toy.collection[NEW], toy.collection[NEW])
+    assert five.add() is five
+
+
 def test_a_photo_can_be_added_where_there_are_only_affine_maps(toy):
     config = dataclasses.replace(toy.config, affine_rounds=1, spline_rounds=0, metric_rounds=0)
     few = align(Collection(toy.collection.root, toy.collection.photos[:3]), config, cache=toy.cache)
@@ -174,7 +250,7 @@ def test_a_photo_that_shows_nothing_is_placed_without_confidence_or_refused(five
     try:
         found = five.add(tmp_path / "odd.png")
     except AlignmentError as error:
-        assert str(error) == "Nothing in the new photo can be matched with the others; is it the same object?"
+        assert str(error) == "Nothing in 'odd.png' can be matched with the others; is it the same object?"
         return
     answer = found.transfer([[size[0] / 2, size[1] / 2]], source="odd.png", target=five.names[0])
     assert bool(answer.points.isfinite().all())

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -151,8 +152,8 @@ def test_align_writes_the_run_folder_and_tells_about_it(planted):
     assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
         "Loading the photos",
         "Reading the photos with the network",
+        "Making the report",
         "Saving",
-        "Writing the report",
     ]
 
 
@@ -177,7 +178,7 @@ def test_json_is_one_object_and_nothing_else(planted):
     assert told["photos"] == pytest.approx({"a.jpg": 0.95, "b.jpg": 0.95, "c.jpg": 0.95})
     assert told["quality"] == {"planted_figure": 0.8125}
     assert told["verdict"] == {"level": "good", "text": "All 3 photos fit together."}
-    assert list(told["seconds"]) == ["photos", "features", "canonical", "saving", "report"]
+    assert list(told["seconds"]) == ["photos", "features", "canonical", "report", "saving"]
 
 
 def test_a_warning_is_shown_once(planted):
@@ -239,7 +240,59 @@ def test_unexpected_errors_are_not_hidden(planted, monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(asic3d, "align", fail)
-    assert isinstance(run("align", "photos").exception, ZeroDivisionError)
+    result = run("align", "photos")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Loading the photos") and "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        "Error: A fault in asic3d stopped it (ZeroDivisionError). Please report it with the lines above."
+    )
+
+
+def test_unexpected_errors_as_json(planted, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("in two\n  lines")
+
+    monkeypatch.setattr(asic3d, "align", fail)
+    result = run("align", "photos", "--json")
+    assert result.exit_code == 1 and "Traceback" in result.stderr
+    assert json.loads(result.stdout) == {
+        "error": "A fault in asic3d stopped it (ZeroDivisionError: in two lines). "
+        "Please report it with the lines above."
+    }
+
+
+def test_a_fault_in_the_report_leaves_no_finished_run(planted, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("asic3d_integrations.report_sections.sections", fail)
+        assert run("align", "photos").exit_code == 1
+        assert not Path("asic3d_out/run.json").exists()
+    assert run("align", "photos", "-q").exit_code == 0
+    before = {path: path.read_bytes() for path in Path("asic3d_out").rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("asic3d_integrations.report_sections.sections", fail)
+        assert run("add", "asic3d_out", "photos/a.jpg").exit_code == 1
+    assert {path: path.read_bytes() for path in Path("asic3d_out").rglob("*") if path.is_file()} == before
+
+
+def test_two_commands_at_once_in_one_folder(planted, monkeypatch):
+    """The second is refused in a sentence, whatever it wants, and the first loses nothing."""
+    working, refused = asic3d.align, []
+
+    def meanwhile(*arguments, **options):
+        thread = threading.Thread(target=lambda: refused.append(run("align", "photos", "--overwrite")))
+        thread.start()
+        thread.join()
+        return working(*arguments, **options)
+
+    monkeypatch.setattr(asic3d, "align", meanwhile)
+    assert run("align", "photos", "-q").exit_code == 0
+    assert (refused[0].exit_code, refused[0].stdout) == (1, "")
+    assert refused[0].stderr.startswith("Error: Another asic3d is writing to 'asic3d_out' (process ")
+    assert refused[0].stderr.count("\n") == 1
+    assert sorted(path.name for path in Path("asic3d_out").iterdir() if path.name.startswith(".")) == [".asic3d"]
 
 
 def test_only_our_own_warnings_are_shown(planted, monkeypatch):
@@ -264,7 +317,8 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_the_checkpoint(planted, monkeypatch)
     result = run("align", "photos")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (
-        "Stopped. Give the same command with --resume to go on from the last checkpoint."
+        "Stopped. To go on from the last checkpoint: "
+        "asic3d align photos -o asic3d_out --resume (with your other options)"
     )
     checkpoint = Path("asic3d_out/checkpoint.safetensors")
     assert checkpoint.read_bytes() == b"half way"
@@ -272,6 +326,19 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_the_checkpoint(planted, monkeypatch)
     monkeypatch.setattr(asic3d, "align", lambda *a, **k: (checkpoint.read_bytes(), working(*a, **k))[1])
     assert run("align", "photos", "--resume", "-q").exit_code == 0
     assert not checkpoint.exists()
+
+
+def test_ctrl_c_before_the_first_checkpoint_promises_none(planted, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asic3d, "align", stop)
+    result = run("align", "photos", "-o", "new run")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == (
+        "Stopped before there was anything to go on from. Give the same command to begin again."
+    )
+    assert not Path("new run").exists()
 
 
 def test_without_resume_an_old_checkpoint_is_not_used(planted, monkeypatch):

@@ -26,7 +26,7 @@ def test_add_writes_the_run_anew(planted):
     assert result.exit_code == 0
     assert "Look at this: a.jpg was added.\nLook at this: b.jpg was added.\n" in result.stdout
     assert "b.jpg was added." in Path("asic3d_out/report.html").read_text("utf-8")
-    assert result.stderr.startswith("Placing the new photos: ")
+    assert result.stderr.startswith("Making the report: ")
 
 
 def test_add_needs_photos(planted):

@@ -265,6 +265,29 @@ def test_black_photos(tmp_path):
     ]
 
 
+def test_noise_is_not_the_same_picture(tmp_path):
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (400, 600, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{seed}.png")
+    wanted = "Nothing but grain, without a shape that could be matched: '0.png', '1.png', '2.png'."
+    assert warned(tmp_path)[1] == [wanted]
+
+
+def test_coloured_photos_are_flat_too(tmp_path):
+    for name, colour in (("a.png", (200, 30, 30)), ("b.png", (20, 250, 0)), ("c.png", (20, 20, 20))):
+        Image.new("RGB", (60, 50), colour).save(tmp_path / name)
+    wanted = "Of one colour all over, so that nothing can be matched in it: 'a.png', 'b.png', 'c.png'."
+    assert warned(tmp_path)[1] == [wanted]
+
+
+def test_a_small_thing_that_moves_is_not_the_same_picture(tmp_path):
+    for place in range(3):
+        photo = Image.new("RGB", (600, 400), (240, 240, 240))
+        photo.paste((60, 60, 120), (100 + 150 * place, 200, 114 + 150 * place, 214))
+        photo.save(tmp_path / f"{place}.png")
+    assert warned(tmp_path)[1] == []
+
+
 def test_many_photos(tmp_path):
     put(tmp_path, *(f"{i}.png" for i in range(41)), size=(20, 16))
     loaded, texts = warned(tmp_path)

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from asic3d import correspondences
 from asic3d.best_buddies import pack_cells
-from asic3d.coordinates import cell_centres, photo_cells
+from asic3d.coordinates import cell_centres, photo_cells, pixels_to_normalised
 from asic3d.correspondences import (
     CanonicalSpace,
     cell_confidence,
     cycle_confidence,
     dense,
+    likeness,
     nearest_neighbour_space,
     photo_limits,
     transfer,
@@ -189,6 +190,52 @@ def test_confidence_is_the_cycles_times_the_foreground():
         objects = float(objects * bilinear(space.foreground[1].reshape(GRID, GRID), *theirs))
         wanted = math.exp(-float(found.cycle_error[k]) / 80 / 0.06) * math.sqrt(objects)
         assert float(found.confidence[k]) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_in_a_learned_metric_confidence_is_the_looks_and_what_else_looks_so():
+    space = dataclasses.replace(random_space(5), learned=True)
+    points = torch.tensor([[40.0, 50.0], [110.0, 80.0], [79.5, 59.5]], dtype=torch.float64)
+    found = transfer(space, points, 0, 1, SIZES)
+    here = pixels_to_normalised(points, SIZES[0]).float()
+    there = pixels_to_normalised(found.points, SIZES[1]).float()
+    for k in range(3):
+        wanted = F.normalize(space.sample(space.descriptors, 0, here[k : k + 1])[0], dim=0)
+        answer = F.normalize(space.sample(space.descriptors, 1, there[k : k + 1])[0], dim=0)
+        place = space.sample(space.canonical, 1, there[k : k + 1])[0]
+        rivals = [
+            float(wanted @ space.descriptors[1, cell])
+            for cell in range(GRID**2)
+            if space.valid[1, cell] and space.foreground[1, cell] > 0.3
+            if float((space.canonical[1, cell] - place).norm()) > 0.35
+        ]
+        looks = float(wanted @ answer)
+        objects = float(space.sample(space.foreground, 0, here[k : k + 1]))
+        objects *= float(space.sample(space.foreground, 1, there[k : k + 1]))
+        right = 1 / (1 + math.exp(-11.8 * (looks - 0.82))) / (1 + math.exp(-(looks - max(rivals)) / 0.02))
+        assert float(found.confidence[k]) == pytest.approx(right * min(1, objects / 0.1), abs=1e-4)
+
+
+def test_a_place_that_is_there_twice_is_half_as_sure():
+    # Every cell looks like itself alone; then the target's cells look the same in its left and in its right half.
+    descriptors = torch.eye(GRID**2)[None].repeat(3, 1, 1)
+    centres = cell_centres(GRID).expand(3, -1, -1)
+    everywhere = torch.ones(3, GRID**2)
+    once = CanonicalSpace(descriptors, centres, everywhere, everywhere > 0, 1.0, learned=True)
+    squares = torch.arange(GRID**2).reshape(GRID, GRID)
+    twice = descriptors.clone()
+    twice[1] = descriptors[1][torch.cat([squares[:, : GRID // 2]] * 2, 1).flatten()]
+    point = centres[0, [GRID * (GRID // 2) + 2]]
+    sure = once.there_and_back(0, 1, point)[1]
+    unsure = dataclasses.replace(once, descriptors=twice).there_and_back(0, 1, point)[1]
+    assert float(unsure / sure) == pytest.approx(0.5, abs=0.02)
+
+
+def test_likeness_rises_from_none_to_all():
+    cosines = torch.linspace(-1, 1, 21)
+    found = likeness(cosines)
+    assert bool((found.diff() > 0).all())
+    assert float(likeness(torch.tensor(0.82))) == pytest.approx(0.5)
+    assert 0 <= float(found[0]) < 1e-6 < 0.85 < float(found[-1]) <= 1
 
 
 def test_cycle_confidence_falls_from_one():

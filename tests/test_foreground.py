@@ -1,6 +1,7 @@
 """The object in each photo: against exact masks of rendered photos, planted pictures, and loops."""
 
 import dataclasses
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asic3d.backbones import load_backbone
-from asic3d.collection import Collection, load_collection
+from asic3d.collection import Collection, Photo, load_collection
 from asic3d.config import AlignmentConfig, Progress
 from asic3d.coordinates import normalised_to_grid, photo_cells, pixels_to_normalised
 from asic3d.features import FeatureMaps, extract_features
@@ -302,3 +303,17 @@ def test_the_side_at_which_edges_are_followed_is_a_setting(toy, maps):
     found = find_foreground(toy.collection, maps, config)
     assert all(max(mask.shape) == 64 for mask in found.masks)
     assert AlignmentConfig().sharpening > 64
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (200, 30, 30), (250, 250, 0)])
+def test_grab_cut_is_not_tried_on_one_colour(monkeypatch, colour):
+    """It takes half a minute to find nothing there."""
+    tried = []
+    monkeypatch.setattr(cv2, "grabCut", lambda *_: tried.append(1))
+    pixels = np.full((60, 80, 3), colour, np.uint8)
+    cells = torch.zeros(GRID, GRID)
+    cells[6:14, 6:14] = 1
+    found = sharpen(Photo("a.png", Path("a.png"), (80, 60), "", pixels), cells, 80)
+    assert not tried
+    assert found[30, 40] == 1
+    assert found[0, 0] == 0

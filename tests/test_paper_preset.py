@@ -19,6 +19,7 @@ from asic3d.coordinates import cell_centres
 from asic3d.correspondences import CanonicalSpace, canonical_space, cell_confidence, transfer
 from asic3d.errors import AlignmentError, BackboneError, CheckpointWarning, StorageError
 from asic3d.optimisation import COLUMNS
+from asic3d_integrations.verdict import verdict
 
 SMALL = {
     "backbone": "efficientnet-lite0",
@@ -177,6 +178,13 @@ def test_a_checkpoint_of_other_settings_is_warned_of(toy, three, trained, tmp_pa
         align(three, make_config("paper", **{**SMALL, "seed": 4}), cache=toy.cache, checkpoint=path, progress=stop)
     with pytest.warns(CheckpointWarning, match="is of other photos or settings"):
         assert same(align(three, trained.config, cache=toy.cache, checkpoint=path), trained)
+
+
+def test_the_verdict_does_not_call_an_untrained_map_good(trained):
+    told = verdict(trained)
+    assert told == ("poor", "The training has not brought the photos together yet; points are mostly guesses.")
+    agreeing = dataclasses.replace(trained, quality={**trained.quality, "agreeing_matches": 0.9})
+    assert verdict(agreeing) != told
 
 
 # --- the command line

@@ -136,10 +136,21 @@ def test_what_is_unsure_fades(planted):
     assert opacity(0.5) > 250
 
 
-def test_a_map_that_turns_over_paints_nothing():
+def test_where_a_map_turns_over_nothing_is_painted():
+    x, y = np.meshgrid(np.arange(90.0), np.arange(50.0))
+    folded = np.stack([np.where(x < 60, x, 120 - x), y], -1)
+    dense = DenseMap(torch.from_numpy(folded).float(), torch.ones(50, 90), (90, 50))
+    opacity = backward_map(dense, 90).opacity
+    assert opacity[:, :50].min() > 0.9
+    assert opacity[:, 66:].max() == 0
+
+
+def test_a_photo_that_faces_the_other_way_is_painted_mirrored():
     x, y = np.meshgrid(np.arange(50.0), np.arange(50.0))
     dense = DenseMap(torch.from_numpy(np.stack([49 - x, y], -1)).float(), torch.ones(50, 50), (50, 50))
-    assert backward_map(dense, 50).opacity.max() == 0
+    found = backward_map(dense, 50)
+    assert found.opacity.min() > 0.9
+    assert np.abs(found.points[25, 10] - (39, 25)).max() < 0.1
 
 
 # ---- the rendered toy ----------------------------------------------------------------------------------------------

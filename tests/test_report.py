@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from planted_alignment import RADII, SIZES, canonical_of_pixels, plant, to_canonical
+from planted_alignment import RADII, SIZES, canonical_of_pixels, picture, plant, to_canonical
 
 from asic3d.errors import StorageError
 from asic3d_integrations import pictures, verdict
@@ -124,7 +124,7 @@ def test_colours_end_at_the_mask_and_fade_with_confidence(planted):
     mask = planted.mask("a.jpg")
     sure, unsure = (coloured(a, 0, mask)[..., 3] for a in (planted, doubtful))
     assert (sure[mask == 0] == 0).all()
-    assert (sure[30, 40], unsure[30, 40]) == (242, 149)
+    assert (sure[30, 40], unsure[30, 40]) == (242, 114)
 
 
 def test_lines_lie_at_equal_places_of_the_plane(planted):
@@ -210,6 +210,7 @@ def test_a_photo_without_object_still_gives_points(planted):
     ("fits", "level", "sentence"),
     [
         ((0.9, 0.8, 0.7), "good", "All 3 photos fit together."),
+        ((0.9, 0.8, 0.35), "good", "All 3 photos fit together, 1 of them loosely."),
         (
             (0.3, 0.3, 0.7),
             "fair",
@@ -225,14 +226,73 @@ def test_verdict(planted, fits, level, sentence):
     assert verdict.verdict(replace(planted, confidence=confidence)) == (level, sentence)
 
 
-@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"pixels": np.full((9, 9, 3), 7, np.uint8)}])
-def test_photos_that_show_nothing_are_no_success(planted, change):
-    photos = tuple(replace(photo, **change) for photo in planted.collection.photos)
-    empty = replace(planted, collection=replace(planted.collection, photos=photos))
+def changed(planted, *pixels):
+    """The alignment with the pixels of its photos exchanged."""
+    photos = (replace(photo, pixels=new) for photo, new in zip(planted.collection.photos, pixels, strict=True))
+    figures = {"confidence": 0.9, "matches_per_pair": 400.0}
+    return replace(planted, collection=replace(planted.collection, photos=tuple(photos)), quality=figures)
+
+
+def flat(*colour):
+    return np.full((90, 120, 3), colour, np.uint8)
+
+
+def noise(seed, size=(300, 400, 3)):
+    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        [flat(7, 7, 7)] * 3,
+        [flat(200, 30, 30), flat(30, 200, 30), flat(250, 250, 0)],
+        [picture(0)] * 3,
+        [noise(0), noise(1), noise(2)],
+        [noise(0, (1000, 800, 3)), noise(1, (600, 1024, 3)), noise(2, (64, 64, 3))],
+        [picture(0), flat(0, 0, 0), noise(1)],  # nothing to compare the one photo with
+    ],
+    ids=["grey", "colours", "same", "noise", "noise of other sizes", "one photo left"],
+)
+def test_photos_that_show_nothing_are_no_success(planted, pixels):
+    empty = changed(planted, *pixels)
     assert verdict.verdict(empty) == (
         "poor",
-        "These photos are all the same picture, or of one colour: there is nothing to compare in them.",
+        "These photos are all the same picture, or without shapes: there is nothing to compare in them.",
     )
+    assert {figure.level for figure in verdict.quality_figures(empty)} == {"poor"}
+    assert set(verdict.photo_levels(empty)) == {"poor"}
+
+
+def test_a_photo_without_shapes_is_no_success_among_others(planted):
+    mixed = changed(planted, picture(0), picture(1), noise(0))
+    assert verdict.photo_levels(mixed) == ("good", "good", "poor")
+    assert verdict.verdict(mixed) == ("fair", "2 of 3 photos fit together; “c.jpg” hardly fits the others.")
+    assert {figure.level for figure in verdict.quality_figures(mixed)} == {"good"}
+
+
+def captions(alignment, folder) -> list[list[str]]:
+    """What stands below each photo of the report's first overview, without its name."""
+    text = page_of(alignment, folder)[1]
+    overview = text.split('class="rows pairs"')[1].split("</ol>")[0]
+    found = [re.findall(r'<span class="(?:tag|fit \w+)">([^<]*)</span>', item) for item in overview.split("</li>")]
+    return [words for words in found if words]
+
+
+def test_captions_say_how_a_photo_stands(planted, tmp_path):
+    fits = ["fits well"]
+    assert captions(planted, tmp_path / "a") == [fits] * 3
+    first = replace(planted, turns=(1, 3, 2), mirrored=(False, True, False))
+    assert captions(first, tmp_path / "b") == [
+        ["turned by 90 degrees to the left", *fits],
+        ["turned by 90 degrees to the right, mirrored", *fits],
+        ["turned by 180 degrees", *fits],
+    ]
+
+
+def test_another_thing_does_not_fit_however_confident_it_looks(planted, tmp_path):
+    strange = replace(planted, mirrored=(False, True, True), turns=(0, 0, 1), outliers=(planted.names[2],))
+    assert captions(strange, tmp_path) == [["fits well"], ["mirrored", "fits well"], ["shows something else"]]
+    assert verdict.photo_levels(strange) == ("good", "good", "poor")
 
 
 def test_fit_of_a_photo_is_its_confidence_on_the_object(planted):

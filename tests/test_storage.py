@@ -193,7 +193,10 @@ def test_read_run(tmp_path):
     prepare_output(tmp_path)
     with pytest.raises(StorageError) as caught:
         read_run(tmp_path)
-    assert str(caught.value) == f"The run in '{tmp_path}' did not finish; go on with it with 'asic3d align --resume'."
+    assert str(caught.value) == (
+        f"The run in '{tmp_path}' did not finish. Go on with it, PHOTOS being its photo folder: "
+        f"asic3d align PHOTOS -o {tmp_path} --resume"
+    )
     write_json(tmp_path / "run.json", {"photos": []})
     with pytest.raises(StorageError, match="it has no format_version"):
         read_run(tmp_path)
@@ -338,8 +341,8 @@ def test_prepare_output_keeps_a_finished_run(tmp_path):
     with pytest.raises(StorageError) as caught:
         prepare_output(tmp_path)
     assert str(caught.value) == (
-        f"'{tmp_path}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), go on with it "
-        "with --resume, or choose another folder with -o."
+        f"'{tmp_path}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose another "
+        "folder with -o."
     )
     prepare_output(tmp_path, overwrite=True)
     prepare_output(tmp_path, resume=True)

@@ -44,6 +44,16 @@ def test_a_fold_is_found_where_it_is():
     assert (found.area[0, :, : G // 2 - 1] < 0).all() and (found.area[0, :, G // 2 + 1 :] > 0).all()
 
 
+def test_a_photo_that_faces_the_other_way_is_mirrored_and_not_folded():
+    mirrored = photos(lambda cells: bent(cells * torch.tensor([-0.9, 0.9])), bent)
+    weight = object_weight(2)
+    found = measure_distortion(mirrored, weight)
+    assert found.folded == 0 and (found.area[0][weight[0] > 0] > 0).all()
+    unfolding, _ = unfold(mirrored, weight)
+    after = measure_distortion(unfolding(mirrored), weight)
+    assert after.folded == 0 and after.mean_angle < 5 < 25 < found.mean_angle
+
+
 def bent(cells: torch.Tensor) -> torch.Tensor:
     x, y = cells.unbind(-1)
     return torch.stack([1.3 * x + 0.32 * x**2, 0.8 * y + 0.15 * x * y], -1)

@@ -52,10 +52,22 @@ def align(
     from asic3d_cli.summary import run_as_json, show_run
     from asic3d_integrations.verdict import STAGES
 
-    console.after_interrupt = "Stopped. Give the same command with --resume to go on from the last checkpoint."
+    console.after_interrupt = lambda: _how_to_go_on(photos, run)
     with prepared(run, overwrite=overwrite, resume=resume), console.progress(STAGES) as progress:
         alignment, seconds = align_folder(photos, run, config, progress, masks=masks, strict=strict)
     if console.as_json:
         console.emit(run_as_json(alignment, run, seconds))
     else:
         show_run(console, alignment, run, seconds)
+
+
+def _how_to_go_on(photos: Path, run: Path) -> str:
+    from asic3d_cli.runs import CHECKPOINT
+    from asic3d_cli.summary import quoted
+
+    if not (run / CHECKPOINT).exists():
+        return "Stopped before there was anything to go on from. Give the same command to begin again."
+    return (
+        f"Stopped. To go on from the last checkpoint: asic3d align {quoted(photos)} -o {quoted(run)} --resume "
+        "(with your other options)"
+    )

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ class RootGroup(Group):
     wrong usage             2     click's message, likewise
     Ctrl-C                  130   a sentence that says how to go on
     the reader went away    0     nothing
+    a fault of ours         1     the traceback on stderr, then a sentence as for ``Asic3dError``
     ======================  ====  ===================================================================
     """
 
@@ -89,12 +91,19 @@ class RootGroup(Group):
             console.error(error.format_message())
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            console.error(console.after_interrupt)
+            console.interrupted()
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             # Whoever read our output has seen enough. Python flushes once more on exit: let that go nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:  # a fault of ours: programs still get their object, people what to send us
+            traceback.print_exc()
+            what = ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())) if part)
+            console.error(f"A fault in asic3d stopped it ({what}). Please report it with the lines above.")
+            ctx.exit(1)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LEVEL_WORDS = {verdict.GOOD: "Good", verdict.FAIR: "Usable", verdict.POOR: "Poor"}
 _FITS = {verdict.GOOD: "fits well", verdict.FAIR: "fits loosely", verdict.POOR: "hardly fits"}
+_NOTHING = "nothing to compare"
 
 
 def sections(
@@ -37,7 +38,7 @@ def sections(
         "warnings": _warnings(alignment),
         "photos": "\n".join(view.stored() for view in views),
         "frame": _frame(alignment),
-        "pairs": "\n".join(_pair(view) for view in views),
+        "pairs": "\n".join(_pair(view, compared=not verdict.shows_nothing(alignment)) for view in views),
         "points_text": _points_text(views[reference], len(samples.points[reference][0])),
         "points": "\n".join(_points(view, views[reference], samples, reference) for view in views),
         "cutouts": "\n".join(_cutout(view) for view in views),
@@ -97,7 +98,7 @@ def _frame(alignment: "Alignment") -> str:
     return f'<div class="frame">{"".join(figures)}</div>'
 
 
-def _pair(view: View) -> str:
+def _pair(view: View, *, compared: bool) -> str:
     """A photo beside itself coloured."""
     width, height = view.size
     photo = view.svg(
@@ -108,10 +109,15 @@ def _pair(view: View) -> str:
         view.use("photo", 'class="ghost"') + f'<image width="{width}" height="{height}" href="{webp(view.colours)}"/>',
         f"Photo {view.title} painted by place in the shared frame",
     )
+    words = [*view.standing, _FITS[view.level]] if compared else [_NOTHING]
+    if verdict.OTHER_THING in words:
+        words.pop()  # how it fits is no question then
+    *standing, fit = words
+    tags = f'<span class="tag">{", ".join(standing)}</span>' if standing else ""
     return (
         f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{photo}{painted}</div><figcaption>'
-        f'<span class="name">{escape(view.title)}</span>'
-        f'<span class="fit {view.level}">{_FITS[view.level]}</span></figcaption></figure></li>'
+        f'<span class="name">{escape(view.title)}</span>{tags}<span class="fit {view.level}">{fit}</span>'
+        "</figcaption></figure></li>"
     )
 
 

@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from asic3d import Alignment
 
 GOOD, FAIR, POOR = "good", "fair", "poor"
+OTHER_THING = "shows something else"
 
-GUESS, SURE = 0.2, 0.5
-"""Confidence of a point below which it is a guess, and from which more confidence no longer means more right."""
+GUESS, SURE = 0.4, 0.7
+"""Confidence of a point below which it is a guess, and from which it is more often right than the usual point."""
 
 CONFIDENCE_MEANING = (
-    "On annotated photos, points with a confidence of 0.5 or more were right three times in four, those below 0.2 "
-    "fewer than two times in five; right is within a tenth of the object's size."
+    "On annotated photos, points were about as often right as their confidence says: 36 in 100 of those with 0.2 to "
+    "0.4, 63 of those with 0.6 to 0.7, 89 of those with 0.8 to 0.9; right is within a tenth of the object's size."
 )
-"""Measured with the embedded backbone on six sets of annotated photos: 75 and 36 percent."""
+"""Measured with the embedded backbone on six sets of annotated photos."""
 
 _PHOTO_LIMITS = (0.36, 0.2)  # at least: good, fair
-_FLAT = 8  # grey levels
 _MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {
     "confidence": (
         "Confidence",
@@ -69,8 +69,9 @@ STAGES = {
     "canonical": "Laying all photos into one shared frame",
     "training": "Training the maps into the shared frame",
     "confidence": "Judging every place",
+    "adding": "Placing further photos",
+    "report": "Making the report",
     "saving": "Saving",
-    "report": "Writing the report",
 }
 """Stage of the work -> what it does, in words."""
 
@@ -87,14 +88,15 @@ class Figure:
 
 def quality_figures(alignment: "Alignment") -> tuple[Figure, ...]:
     """Every quality figure of an alignment, explained."""
-    return tuple(_figure(name, value) for name, value in alignment.quality.items())
+    nothing = shows_nothing(alignment)  # then the photos agree because there is nothing to disagree about
+    return tuple(_figure(name, value, nothing) for name, value in alignment.quality.items())
 
 
-def _figure(name: str, value: float) -> Figure:
+def _figure(name: str, value: float, nothing: bool) -> Figure:
     if name not in _MEANINGS:
         return Figure(name.replace("_", " ").capitalize(), f"{value:.3g}", "", "")
     label, form, meaning, limits = _MEANINGS[name]
-    return Figure(label, form.format(value), meaning, _level(value, limits))
+    return Figure(label, form.format(value), meaning, POOR if nothing else _level(value, limits))
 
 
 def _level(value: float, limits: tuple[float, float]) -> str:
@@ -104,25 +106,49 @@ def _level(value: float, limits: tuple[float, float]) -> str:
 
 def photo_fits(alignment: "Alignment") -> tuple[float, ...]:
     """How well each photo's object is explained by the other photos: mean confidence over its foreground, [0, 1]."""
-    from asic3d.alignment import photo_fits as fits
+    from asic3d.judgement import photo_fits as fits
 
     return tuple(fits(alignment.confidence.flatten(1), alignment.foreground.flatten(1)).tolist())
 
 
 def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
-    """The word for each photo's fit, by itself and compared with the others."""
-    from asic3d.alignment import OUTLIER
+    """The word for each photo's fit, by itself and compared with the others; poor where there is nothing to fit."""
+    from asic3d.judgement import OUTLIER
 
-    fits = photo_fits(alignment)
+    fits, bare, nothing = photo_fits(alignment), bare_photos(alignment), shows_nothing(alignment)
     usual = median(fits)
-    return tuple(POOR if fit < OUTLIER * usual else _level(fit, _PHOTO_LIMITS) for fit in fits)
+    return tuple(
+        POOR
+        if nothing or name in bare or name in alignment.outliers or fit < OUTLIER * usual
+        else _level(fit, _PHOTO_LIMITS)
+        for name, fit in zip(alignment.names, fits, strict=True)
+    )
+
+
+def standing(alignment: "Alignment", index: int) -> tuple[str, ...]:
+    """What was done to a photo before it was compared, or that it shows another thing; empty for most photos."""
+    if alignment.names[index] in alignment.outliers:
+        return (OTHER_THING,)  # how it was laid down means nothing then
+    turned = {1: "turned by 90 degrees to the left", 2: "turned by 180 degrees", 3: "turned by 90 degrees to the right"}
+    found = []
+    if alignment.turns and alignment.turns[index]:
+        found.append(turned[alignment.turns[index]])
+    if alignment.mirrored and alignment.mirrored[index]:
+        found.append("mirrored")
+    return tuple(found)
 
 
 def verdict(alignment: "Alignment") -> tuple[str, str]:
     """A word and a sentence about the whole alignment, from how many photos fit the others."""
-    if _shows_nothing(alignment):
-        return POOR, "These photos are all the same picture, or of one colour: there is nothing to compare in them."
+    if shows_nothing(alignment):
+        return (
+            POOR,
+            "These photos are all the same picture, or without shapes: there is nothing to compare in them.",
+        )
     from asic3d.orientations import UNRELATED
+
+    if _untrained(alignment):
+        return POOR, "The training has not brought the photos together yet; points are mostly guesses."
 
     if alignment.quality.get("support", UNRELATED) < UNRELATED:
         return POOR, "These photos do not seem to show one thing: what was found in common is mostly chance."
@@ -130,7 +156,8 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
     poor = [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == POOR]
     count = len(levels)
     if not poor and levels.count(GOOD) >= count / 2:
-        return GOOD, f"All {count} photos fit together."
+        loosely = f", {levels.count(FAIR)} of them loosely" if FAIR in levels else ""
+        return GOOD, f"All {count} photos fit together{loosely}."
     if not poor:
         return FAIR, f"All {count} photos fit together, though loosely: check the points below before relying on them."
     if len(poor) <= count / 3:
@@ -141,11 +168,29 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
     return POOR, f"Only {count - len(poor)} of {count} photos fit together; the points below are mostly guesses."
 
 
-def _shows_nothing(alignment: "Alignment") -> bool:
-    """Whether the photos are copies of one, or none has anything in it: all would then agree perfectly."""
+def _untrained(alignment: "Alignment") -> bool:
+    """Whether a network maps the photos that has hardly learned: its map closes every cycle from the start."""
+    from asic3d.alignment import UNTRAINED
+
+    return alignment.config.mapping == "network" and alignment.quality["agreeing_matches"] < UNTRAINED
+
+
+def bare_photos(alignment: "Alignment") -> tuple[str, ...]:
+    """Names of the photos that hold no shapes, of one colour or all grain: nothing in them can be recognised."""
+    from asic3d.content import holds_shapes
+
+    return tuple(photo.name for photo in alignment.collection if not holds_shapes(photo.pixels))
+
+
+def shows_nothing(alignment: "Alignment") -> bool:
+    """Whether there is nothing to compare: fewer than two photos hold shapes, or all are the same picture.
+
+    Such photos agree perfectly, place by place, and the figures alone would call that good.
+    """
+    from asic3d.content import same_picture
+
     photos = alignment.collection.photos
-    flat = all(int(photo.pixels.max()) - int(photo.pixels.min()) <= _FLAT for photo in photos)
-    return flat or len({photo.sha256 for photo in photos}) == 1
+    return len(photos) - len(bare_photos(alignment)) < 2 or same_picture([photo.pixels for photo in photos])
 
 
 def _listed(names: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from asic3d.photo_folder import listed, shown
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.database import HALF, Content, new_file, opened, read_database, refuse_existing
 
+_PATIENCE = 2.0  # seconds that a locked database is waited for
 COPY = "added.db"
 """Name of the copy."""
 
@@ -60,17 +61,17 @@ def add_to(
         StorageError: there is no such database, it can't be read, or the copy is there already.
         ExportError: fewer than two photos are in it, or an image is of another size than the photo.
     """
-    before = read_database(database)
-    if path.exists() and path.samefile(database):
+    if path.exists() and database.exists() and path.samefile(database):
         raise StorageError(
             f"'{path}' is the database itself; matches are added to a copy. Choose another file with -o."
         )
     refuse_existing(path, overwrite)
-    place = _places(graph.names, before.names, database)
-    _check_sizes(graph.names, graph.sizes, before, place)
-    chosen = {pair: rows for pair, rows in verified.items() if all(photo in place for photo in pair) and len(rows)}
     with new_file(path) as temporary:
         _copy(database, temporary)
+        before = read_database(temporary)
+        place = _places(graph.names, before.names, database)
+        _check_sizes(graph.names, graph.sizes, before, place)
+        chosen = {pair: rows for pair, rows in verified.items() if all(photo in place for photo in pair) and len(rows)}
         with opened(temporary) as file:
             numbers = {image.name: image.image_id for image in file.read_all_images()}
             image_of = {photo: numbers[before.names[index]] for photo, index in place.items()}
@@ -90,10 +91,11 @@ def add_to(
     )
 
 
-def check_database(database: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
-    """Raises what :func:`add_to` would raise about a database: before the work, not after it."""
-    before = read_database(database)
-    _check_sizes(names, sizes, before, _places(names, before.names, database))
+def check_database(database: Path, names: Sequence[str]) -> None:
+    """Raises what :func:`add_to` would raise about most databases that can't be used: before the work, not after it."""
+    with _reading(database) as source:
+        images = [name for (name,) in source.execute("SELECT name FROM images ORDER BY image_id")]
+    _places(names, images, database)
 
 
 def _places(names: Sequence[str], images: Sequence[str], database: Path) -> dict[int, int]:
@@ -129,16 +131,26 @@ def _check_sizes(
             )
 
 
+@contextlib.contextmanager
+def _reading(database: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that can't change the database; pycolmap's would bring an old one up to date."""
+    if not database.is_file():
+        raise StorageError(f"There is no database '{database}'.")
+    try:
+        source = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE)
+        with contextlib.closing(source):
+            source.execute("SELECT COUNT(*) FROM images").fetchall()
+            yield source
+    except sqlite3.Error as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise StorageError(f"'{database}' is locked. Close the program that uses it and try again.") from error
+        raise StorageError(f"'{database}' can't be used as a database of COLMAP ({error}).") from error
+
+
 def _copy(database: Path, path: Path) -> None:
     """A copy of a database, with what still stands in its write-ahead log."""
-    try:
-        source = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)
-        with contextlib.closing(source), contextlib.closing(sqlite3.connect(path)) as copy:
-            source.backup(copy)
-    except sqlite3.Error as error:
-        raise StorageError(
-            f"'{database}' can't be copied ({error}). Close the program that uses it and try again."
-        ) from error
+    with _reading(database) as source, contextlib.closing(sqlite3.connect(path)) as copy:
+        source.backup(copy)
 
 
 def _add_keypoints(file: Any, image: int, points: np.ndarray) -> int:

@@ -81,7 +81,9 @@ class _Piece:
 def _described(pieces: Sequence[_Piece], backbone: Backbone) -> Tensor:
     """(N, G * G, C) float32, unit length: what the network sees in each cell of each photo and its neighbours."""
     raw = [
-        RawFeatures(tuple(tap[0] for image in square_images(piece.pixels, backbone.sides) for tap in backbone(image).taps))
+        RawFeatures(
+            tuple(tap[0] for image in square_images(piece.pixels, backbone.sides) for tap in backbone(image).taps)
+        )
         for piece in pieces
     ]
     centres = tap_centres(raw)

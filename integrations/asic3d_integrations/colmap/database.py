@@ -19,7 +19,7 @@ from asic3d_integrations.colmap.cameras import Camera, Cameras
 
 HALF = np.float32(0.5)
 """From our pixels to COLMAP's."""
-_ERROR = 4.0  # of the verification, in expected errors of a keypoint
+_ERROR, _EXACT = 4.0, 2.0  # of the verification, in expected errors of a keypoint
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,15 @@ class Verification:
     seed: int = 0
 
     @staticmethod
-    def of(graph: MatchGraph, seed: int = 0) -> "Verification":
-        """In proportion to the expected error of the graph's keypoints: COLMAP's own bound is for exact ones."""
-        return Verification(_ERROR * max(1.0, graph.deviation), seed=seed)
+    def of(graph: MatchGraph, seed: int = 0, *, exact: bool = False) -> "Verification":
+        """In proportion to the expected error of the graph's keypoints; COLMAP's own bound is 4 pixels.
+
+        Args:
+            graph: the keypoints.
+            seed: of the random samples.
+            exact: bound closely what is said to be exact: sides that look alike differ by little.
+        """
+        return Verification((_EXACT if exact else _ERROR) * max(1.0, graph.deviation), seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +164,7 @@ def quiet_pycolmap() -> Any:
     """pycolmap, which else writes a log to the terminal."""
     import pycolmap
 
-    pycolmap.logging.minloglevel = 2
+    pycolmap.logging.minloglevel = 3  # what it calls an error, such as no model, is told by us
     return pycolmap
 
 
@@ -229,8 +235,8 @@ def read_database(path: Path) -> Content:
             tuple(image.name for image in images),
             tuple(_camera(cameras[image.camera_id]) for image in images),
             tuple(np.array(database.read_keypoints(image.image_id)[:, :2]) - HALF for image in images),
-            _by_pair(*database.read_all_matches(), place, lambda rows: rows),
-            _by_pair(*database.read_two_view_geometries(), place, lambda geometry: geometry.inlier_matches),
+            _by_pair(database.read_all_matches(), place, lambda rows: rows),
+            _by_pair(database.read_two_view_geometries(), place, lambda geometry: geometry.inlier_matches),
         )
 
 
@@ -244,13 +250,13 @@ def _camera(camera: Any) -> Camera:
 
 
 def _by_pair(
-    numbers: list[int], values: list[Any], place: Mapping[int, int], rows_of: Callable[[Any], np.ndarray]
+    stored: tuple[list[int], list[Any]], place: Mapping[int, int], rows_of: Callable[[Any], np.ndarray]
 ) -> dict[Pair, np.ndarray]:
     """Matches by pairs i < j of places, without the empty ones."""
     import pycolmap
 
     found = {}
-    for number, value in zip(numbers, values, strict=True):
+    for number, value in zip(*stored, strict=True):
         i, j = (place[image] for image in pycolmap.pair_id_to_image_pair(number))
         rows = np.array(rows_of(value), np.int64).reshape(-1, 2)
         if len(rows):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 _FLATTENING = 8.0  # sigma of the local mean and contrast, pixels
 _STEP = 16  # distance between the nodes at which the field is solved, pixels
@@ -108,7 +108,7 @@ def make_view(pixels: np.ndarray, mask: np.ndarray) -> View:
     flat = np.clip((grey - mean) / (contrast + 4) * 40 + 128, 0, 255).astype(np.uint8)
     anchors, more = _corners(flat, mask, *_ANCHORS), _corners(flat, mask, *_MORE)
     if len(anchors) and len(more):
-        more = more[cKDTree(anchors).query(more)[0] > _MORE[2]]
+        more = more[KDTree(anchors).query(more)[0] > _MORE[2]]
     return View(flat, anchors, more)
 
 
@@ -133,7 +133,7 @@ def agreeing(first: np.ndarray, second: np.ndarray, tolerances: tuple[float, ...
         if len(kept) < 12:
             return kept[:0]
         at, shift = first[kept], second[kept] - first[kept]
-        _, near = cKDTree(at).query(at, k=9)
+        near = np.asarray(KDTree(at).query(at, k=9)[1])
         usual = np.median(shift[near[:, 1:]], axis=1)
         kept = kept[np.linalg.norm(shift - usual, axis=1) < tolerance]
     return kept
@@ -302,7 +302,7 @@ def _flow(one: View, other: View, first: np.ndarray, second: np.ndarray, reach: 
     fine = cv2.remap(coarse, x / _STEP, y / _STEP, cv2.INTER_LINEAR)
     field_x, field_y = x + fine[..., 0], y + fine[..., 1]
     warped = cv2.remap(other.flat, field_x, field_y, cv2.INTER_LINEAR)
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(0)
     moved = search.calc(one.flat, warped, None)  # type: ignore[call-overload]
     at_x, at_y = x + moved[..., 0], y + moved[..., 1]

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from scipy.optimize import least_squares
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.database import HALF
@@ -72,8 +72,8 @@ def relative_pose(first: np.ndarray, second: np.ndarray, focal: float) -> Relati
             tried.append((cost, found))
     if not tried:
         return None
-    _, best = min(tried, key=lambda one: one[0])
-    rotation, translation = _refined(*best, first, second, focal, 50)[1]
+    _, (turn, way) = min(tried, key=lambda one: one[0])
+    rotation, translation = _refined(turn, way, first, second, focal, 50)[1]
     points = _triangulated(rotation, translation, first, second)
     front = (points[:, 2] > 0) & ((points @ rotation.T + translation)[:, 2] > 0)
     if front.sum() < _FEWEST:
@@ -184,9 +184,7 @@ def join_models(models: Sequence[Any], graph: MatchGraph, edges: Sequence[Edge])
             others = [model for model in others if model is not shared]
             continue
         open_edges = [
-            edge
-            for edge in edges
-            if len(inside & {photo + 1 for photo in edge.pair}) == 1 and edge.pair not in refused
+            edge for edge in edges if len(inside & {photo + 1 for photo in edge.pair}) == 1 and edge.pair not in refused
         ]
         if not open_edges:
             return base, joints
@@ -271,7 +269,7 @@ def _size(model: Any, photo: int, rays: np.ndarray, depth: np.ndarray) -> float 
     seen = _seen(model, photo)
     if len(seen) < _FEWEST_POINTS:
         return None
-    distance, nearest = cKDTree(seen[:, :2] / seen[:, 2:]).query(rays)
+    distance, nearest = (np.asarray(found) for found in KDTree(seen[:, :2] / seen[:, 2:]).query(rays))
     close = distance <= np.quantile(distance, _NEIGHBOURS)
     return float(np.median(seen[nearest[close], 2] / depth[close]))
 
@@ -298,9 +296,7 @@ def _place(base: Any, other: Any, graph: MatchGraph, photo: int, pose: Any) -> N
     if not base.exists_camera(camera.camera_id):
         base.add_camera_with_trivial_rig(camera)
     places = pycolmap.Point2DList([pycolmap.Point2D(place) for place in graph.keypoints[photo].astype(float) + HALF])
-    image = pycolmap.Image(
-        image_id=number, camera_id=camera.camera_id, name=graph.names[photo], points2D=places
-    )
+    image = pycolmap.Image(image_id=number, camera_id=camera.camera_id, name=graph.names[photo], points2D=places)
     base.add_image_with_trivial_frame(image, pose)
 
 

@@ -10,7 +10,7 @@ from asic3d.tracks import MatchGraph
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras
 from asic3d_integrations.colmap.edges import Edge
 from asic3d_integrations.colmap.mapping import STAGES as MAPPING
-from asic3d_integrations.colmap.mapping import Mapped, MapOptions, guess_cameras, map_graph
+from asic3d_integrations.colmap.mapping import MapOptions, Mapped, guess_cameras, map_graph
 from asic3d_integrations.colmap.refined import STAGES as REFINING
 from asic3d_integrations.colmap.refined import RefineOptions, refined_graph
 from asic3d_integrations.colmap.self_check import edges_of_matches
@@ -31,7 +31,7 @@ class PoseOptions:
         thorough: as :class:`MapOptions` has it.
     """
 
-    refine: RefineOptions = RefineOptions()
+    refine: RefineOptions = field(default_factory=RefineOptions)
     gate: bool = True
     thorough: bool = True
 

@@ -52,9 +52,7 @@ class Working:
         if turned:
             found = unturned_pixels(found, self.turns, (width, height))
         across, down = self.size[0] / width, self.size[1] / height
-        found = torch.stack(
-            [pixels_to_crop(found, (0, 0), across)[:, 0], pixels_to_crop(found, (0, 0), down)[:, 1]], 1
-        )
+        found = torch.stack([pixels_to_crop(found, (0, 0), across)[:, 0], pixels_to_crop(found, (0, 0), down)[:, 1]], 1)
         return np.clip(found.numpy(), -0.5, np.array(self.size) - 0.5)
 
 

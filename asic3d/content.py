@@ -1,0 +1,64 @@
+"""What a photo holds that another could show again: whether there is anything in it to compare at all."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+_FLAT = 8
+"""Grey levels by which one colour may vary."""
+_BLOCKS = 32
+"""Blocks along the longer side, at most, into which a photo is shrunk to see what is left of it."""
+_SMALLEST_BLOCK = 4  # pixels along a side
+_LEFT = 0.05
+"""Share of a photo's variance that its blocks' means keep, at least: it is 0.4 or more in photos of things, and one
+over the pixels of a block in noise whose pixels know nothing of each other."""
+_ABOVE_NOISE = 3.0
+"""How many times as much as in such noise is left at least, which counts in small photos."""
+_COMPARED = 32
+"""Side at which pictures are compared, pixels, at most: a quarter of theirs; compression is hardly seen there."""
+_ALIKE = 24
+"""Grey levels by which the same picture differs there at most: 18 after JPEG at quality 75, and 120 where a thing that
+is a fortieth of the photo wide has moved."""
+
+
+def one_colour(pixels: np.ndarray) -> bool:
+    """Whether a photo is of one colour all over.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+    """
+    return bool(np.ptp(pixels[::4, ::4], axis=(0, 1)).max() <= _FLAT)
+
+
+def holds_shapes(pixels: np.ndarray) -> bool:
+    """Whether anything in a photo is larger than its grain: False for one colour and for noise.
+
+    Means over blocks keep shapes, and lose what neighbouring pixels do not share.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+
+    Example:
+        >>> holds_shapes(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+        False
+    """
+    height, width = pixels.shape[:2]
+    block = max(_SMALLEST_BLOCK, max(height, width) / _BLOCKS)
+    size = (max(1, round(width / block)), max(1, round(height / block)))
+    means = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    if np.ptp(means, axis=(0, 1)).max() <= _FLAT:
+        return False
+    least = max(_LEFT, _ABOVE_NOISE / block**2)
+    return bool(means.var((0, 1)).sum() > least * pixels.var((0, 1)).sum())
+
+
+def same_picture(pictures: Sequence[np.ndarray]) -> bool:
+    """Whether all photos show the same picture, however large or compressed.
+
+    Args:
+        pictures: (h, w, 3) uint8 each.
+    """
+    side = max(1, min(_COMPARED, *(min(pixels.shape[:2]) // 4 for pixels in pictures)))
+    small = [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).astype(np.int16) for pixels in pictures]
+    return all(bool((np.abs(picture - small[0]) <= _ALIKE).all()) for picture in small[1:])
