@@ -1,6 +1,7 @@
 """Which pairs of photos show the same side of the object: those that flow finds one epipolar geometry for."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,7 +14,11 @@ from asic3d_integrations.colmap.flow import FlowMatches, View, make_view, match_
 from asic3d_integrations.colmap.working import Working
 
 _INLIERS, _RATIO = 60, 0.7
-"""What a pair needs. On a figure without texture, true pairs had 77 inliers and more, look-alike sides 46 and fewer."""
+"""What a pair needs at least. Sides that merely look alike reach it now and then: what is not sure is asked again."""
+_SURE = (200, 0.9)
+"""Inliers and ratio with which a pair is believed at once."""
+_AGAIN, _SUBSET = 2, 0.7  # times that a pair is asked again, and the share of the coarse matches it then begins with
+_SAME, _SHARE, _COMMON = 2.0, 0.7, 15  # pixels, share of the anchors, and their number, that make two answers the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,20 +57,73 @@ def flow_pairs(
         threads: pairs at a time; OpenCV computes outside Python's lock.
         told: called with the number of pairs that are done.
     """
+    found = {}
+    with _one_thread(), ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(believed_matches, views[i], views[j], seeds[i, j], seed) for i, j in pairs]
+        for done, (pair, future) in enumerate(zip(pairs, futures, strict=True), 1):
+            matches = future.result()
+            if matches is not None:
+                found[pair] = matches
+            told(done)
+    return found
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Two pairs at a time are enough for two cores: OpenCV's own threads would only be in each other's way."""
     before = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # two pairs at a time: OpenCV's own threads would only be in each other's way
+    cv2.setNumThreads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(match_by_flow, views[i], views[j], *seeds[i, j], seed) for i, j in pairs]
-            found = {}
-            for done, (pair, future) in enumerate(zip(pairs, futures, strict=True), 1):
-                matches = future.result()
-                if matches is not None and matches.inliers >= _INLIERS and matches.ratio >= _RATIO:
-                    found[pair] = matches
-                told(done)
+        yield
     finally:
         cv2.setNumThreads(before)
-    return found
+
+
+def believed_matches(one: View, other: View, coarse: Matches, seed: int) -> FlowMatches | None:
+    """Flow between two photos, if it deserves trust; None otherwise, which is no failure.
+
+    From other beginnings, true flow comes to the same places; where sides look alike, chance decides where it ends.
+
+    Args:
+        one: the first photo.
+        other: the second photo.
+        coarse: matches to begin with.
+        seed: of the draws.
+    """
+    matches = match_by_flow(one, other, *coarse, seed)
+    if matches is None or matches.inliers < _INLIERS or matches.ratio < _RATIO:
+        return None
+    if matches.inliers >= _SURE[0] and matches.ratio >= _SURE[1]:
+        return matches
+    generator = np.random.default_rng([seed, 1])
+    for attempt in range(_AGAIN):
+        chosen = generator.permutation(len(coarse[0]))[: round(_SUBSET * len(coarse[0]))]
+        again = match_by_flow(one, other, coarse[0][chosen], coarse[1][chosen], seed + 1 + attempt)
+        if again is not None and same_answer(matches, again):
+            return matches
+    return None
+
+
+def same_answer(matches: FlowMatches, again: FlowMatches) -> bool:
+    """Whether two runs of flow carry the anchors of the first photo, or of the second, to the same places."""
+    near, common = 0, 0
+    for ids, landed, its_ids, its_landed in (
+        (matches.first_ids, matches.first_landed, again.first_ids, again.first_landed),
+        (matches.second_ids, matches.second_landed, again.second_ids, again.second_landed),
+    ):
+        _, mine, its = np.intersect1d(ids, its_ids, return_indices=True)
+        near += int((np.linalg.norm(landed[mine] - its_landed[its], axis=1) < _SAME).sum())
+        common += len(mine)
+    return common >= _COMMON and near >= _SHARE * common
+
+
+def groups(photos: int, pairs: Iterable[Pair]) -> list[int]:
+    """For each photo the smallest photo that pairs connect it with."""
+    label = list(range(photos))
+    for i, j in pairs:
+        low, high = sorted((label[i], label[j]))
+        label = [low if one == high else one for one in label]
+    return label
 
 
 def make_views(working: Sequence[Working]) -> list[View]:

@@ -149,7 +149,20 @@ def _triangulated(rotation: np.ndarray, translation: np.ndarray, first: np.ndarr
     return found[:, :3] / np.where(np.abs(found[:, 3:]) < 1e-12, 1e-12, found[:, 3:])
 
 
-def join_models(models: Sequence[Any], graph: MatchGraph, edges: Sequence[Edge]) -> tuple[Any, int]:
+@dataclass(frozen=True)
+class Joints:
+    """How parts of a model hang together.
+
+    Attributes:
+        shared: joints through a photo that both parts have: only their relative size is a guess.
+        pairs: joints through the relative pose of two photos alone.
+    """
+
+    shared: int = 0
+    pairs: int = 0
+
+
+def join_models(models: Sequence[Any], graph: MatchGraph, edges: Sequence[Edge]) -> tuple[Any, Joints]:
     """Joins models and single photos to the largest model, the best supported pair first.
 
     Args:
@@ -158,16 +171,16 @@ def join_models(models: Sequence[Any], graph: MatchGraph, edges: Sequence[Edge])
         edges: accepted pairs.
 
     Returns:
-        The largest model, changed in place, and how many joints hang on one pair.
+        The largest model, changed in place as the others are, and how its parts hang together.
     """
     base, others = models[0], list(models[1:])
-    joints = 0
+    joints = Joints()
     refused: set[Pair] = set()
     while True:
         inside = set(base.reg_image_ids())
         shared = next((model for model in others if inside & set(model.reg_image_ids())), None)
         if shared is not None:  # COLMAP lets models overlap: that is surer than any two photos
-            joints += _join_shared(base, shared, graph)
+            joints = Joints(joints.shared + _join_shared(base, shared, graph), joints.pairs)
             others = [model for model in others if model is not shared]
             continue
         open_edges = [
@@ -179,7 +192,7 @@ def join_models(models: Sequence[Any], graph: MatchGraph, edges: Sequence[Edge])
         start = 0 if edge.pair[0] + 1 in inside else 1
         other = next((m for m in others if edge.pair[1 - start] + 1 in m.reg_image_ids()), None)
         if _join(base, other, graph, edge, start):
-            joints += 1
+            joints = Joints(joints.shared, joints.pairs + 1)
             others = [model for model in others if model is not other]
         else:
             refused.add(edge.pair)

@@ -1,8 +1,9 @@
 """From a graph of matches to camera poses: COLMAP's incremental mapping, tried in several ways, and judged."""
 
+import copy
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from asic3d.tracks import MatchGraph
 from asic3d_integrations.colmap.cameras import Cameras
 from asic3d_integrations.colmap.database import Verification, quiet_pycolmap, write_database
 from asic3d_integrations.colmap.edges import Edge
-from asic3d_integrations.colmap.self_check import Verdict, judge
+from asic3d_integrations.colmap.joining import Joints, join_models
+from asic3d_integrations.colmap.self_check import NO_JOINTS, Verdict, judge
 
 STAGES = {"mapping": "Finding the cameras' poses"}
 """Stage -> what it does, in words."""
@@ -105,15 +107,16 @@ def map_graph(
         if not models:
             tried.append(f"{attempt.name}: no model")
             continue
-        verdict = judge(models[0], graph, edges)
-        tried.append(f"{attempt.name}: {verdict.photos} photos, {'trusted' if verdict.trusted else 'not trusted'}")
-        rank = (verdict.trusted, verdict.photos, models[0].num_points3D())
-        if best is None or rank > best[0]:
-            best = rank, models, verdict
-        if verdict.photos == len(graph) and verdict.trusted:
-            break
         fixed = attempt.held(models[0])
-        if options.thorough and fixed is not None and verdict.photos < len(graph):
+        for name, candidate, joints in _candidates(attempt, models, graph, edges):
+            verdict = judge(candidate[0], graph, edges, joints)
+            tried.append(f"{name}: {verdict.photos} photos, {'trusted' if verdict.trusted else 'not trusted'}")
+            rank = (verdict.trusted, verdict.photos, candidate[0].num_points3D())
+            if best is None or rank > best[0]:
+                best = rank, candidate, verdict
+        if best is not None and best[0][:2] == (True, len(graph)):
+            break
+        if options.thorough and fixed is not None and models[0].num_reg_images() < len(graph):
             queue.append(fixed)
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
     if best is None:
@@ -152,6 +155,28 @@ class _Attempt:
         return _Attempt(
             f"a focal length of {focal:.0f} pixels held", replace(self.cameras, cameras=(camera,)), True, fixed=True
         )
+
+
+def _candidates(
+    attempt: _Attempt, models: list[Any], graph: MatchGraph, edges: Sequence[Edge]
+) -> Iterator[tuple[str, list[Any], Joints]]:
+    """The models of an attempt, and the same joined, where the focal length is settled and photos are missing."""
+    yield attempt.name, models, NO_JOINTS
+    if not attempt.fixed or models[0].num_reg_images() == len(graph):
+        return
+    joined, joints = join_models([copy.deepcopy(model) for model in models], graph, edges)
+    if joined.num_reg_images() > models[0].num_reg_images():
+        _adjust(joined)
+        yield f"{attempt.name}, parts joined", [joined], joints
+
+
+def _adjust(model: Any) -> None:
+    """Refines poses and points together; the cameras stay as they are."""
+    pycolmap = quiet_pycolmap()
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_focal_length = options.refine_extra_params = options.print_summary = False
+    options.ceres.solver_options.num_threads = 1
+    pycolmap.bundle_adjustment(model, options)
 
 
 def _others(cameras: Cameras, options: MapOptions) -> list[_Attempt]:

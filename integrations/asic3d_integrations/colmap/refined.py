@@ -1,7 +1,7 @@
 """Tracks as exact as a detector's, across wide baselines: from photos to a graph of matches and accepted pairs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,9 +11,10 @@ from asic3d.backbones import EMBEDDED, load_backbone
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig, Progress
 from asic3d.orientations import stand_upright
-from asic3d.tracks import MatchGraph, merged, taking_part
-from asic3d_integrations.colmap.coarse import coarse_backbones, coarse_matches, promising_pairs
-from asic3d_integrations.colmap.edges import Edge, edges_of, flow_pairs, make_views, star_tracks
+from asic3d.tracks import MatchGraph, Pair, merged, taking_part
+from asic3d_integrations.colmap.coarse import Matches, coarse_backbones, coarse_matches, promising_pairs
+from asic3d_integrations.colmap.edges import Edge, edges_of, flow_pairs, groups, make_views, star_tracks
+from asic3d_integrations.colmap.flow import FlowMatches, View
 from asic3d_integrations.colmap.sift import GENEROUS, sift_graph
 from asic3d_integrations.colmap.working import Working, working_photo
 
@@ -25,6 +26,7 @@ STAGES = {
 }
 """Stage -> what it does, in words."""
 _MOST_SIFT = 4000
+_ATTEMPTS, _BRIDGES = 3, 1  # rounds over pairs between groups of photos, and of such pairs for each photo
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def refined_graph(
         threads=options.threads,
         told=lambda done: told(Progress("flow", done, len(pairs))),
     )
+    found |= _bridges(views, seeds, found, pairs, options)
+    found = dict(sorted(found.items()))
     clock("flow")
     graph = star_tracks(collection.names, working, views, found)
     if options.sift:
@@ -113,6 +117,36 @@ def refined_graph(
         told(Progress("sift", 1, 1))
     facts = {"pairs": len(pairs), "accepted": len(found), "seconds": seconds}
     return Refined(graph, edges_of(found, working), working, facts)
+
+
+def _bridges(
+    views: Sequence[View],
+    seeds: Mapping[Pair, Matches],
+    found: Mapping[Pair, FlowMatches],
+    tried: Sequence[Pair],
+    options: RefineOptions,
+) -> dict[Pair, FlowMatches]:
+    """Pairs between groups of photos that no accepted pair connects yet.
+
+    Such pairs are at the limit of what flow can follow, and which seeds are drawn decides: they are tried several times,
+    and those that were not among the best supported are tried too.
+    """
+    bridges: dict[Pair, FlowMatches] = {}
+    for attempt in range(_ATTEMPTS):
+        group = groups(len(views), [*found, *bridges])
+        size = {one: group.count(one) for one in set(group)}
+        open_pairs = [
+            pair
+            for pair, (first, _) in sorted(seeds.items(), key=lambda item: -len(item[1][0]))
+            if group[pair[0]] != group[pair[1]] and (attempt or pair not in tried)
+        ]
+        # A photo that goes with none is more often a stranger than the end of a bridge: groups first.
+        open_pairs.sort(key=lambda pair: -min(size[group[pair[0]]], size[group[pair[1]]]))
+        chosen = open_pairs[: _BRIDGES * len(views)]
+        if not chosen:
+            break
+        bridges |= flow_pairs(views, seeds, chosen, seed=options.seed + 1 + attempt, threads=options.threads)
+    return bridges
 
 
 class _Clock:

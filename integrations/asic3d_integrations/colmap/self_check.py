@@ -6,15 +6,19 @@ geometry, found before any model was, is held against the model's.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.database import HALF
-from asic3d_integrations.colmap.edges import Edge
+from asic3d_integrations.colmap.edges import Edge, groups
 from asic3d_integrations.colmap.flow import sampson
+from asic3d_integrations.colmap.joining import Joints
+
+NO_JOINTS = Joints()
 
 _OFF = 2.0  # median distance to the model's epipolar lines of a pair that contradicts it, expected errors
 _FITTING, _JUDGED, _USED = 0.9, 0.8, 0.5
@@ -54,13 +58,14 @@ class Verdict:
         return " ".join((opinion, *self.reasons))
 
 
-def judge(model, graph: MatchGraph, edges: Sequence[Edge]) -> Verdict:
+def judge(model: Any, graph: MatchGraph, edges: Sequence[Edge], joints: Joints = NO_JOINTS) -> Verdict:
     """Judges a model of pycolmap.
 
     Args:
         model: a ``pycolmap.Reconstruction`` whose image i + 1 is photo i.
         graph: what it was made from.
         edges: accepted pairs, found without any model.
+        joints: how its parts hang together.
     """
     images = {number - 1: model.image(number) for number in model.reg_image_ids()}
     judged = [edge for edge in edges if edge.pair[0] in images and edge.pair[1] in images]
@@ -82,8 +87,15 @@ def judge(model, graph: MatchGraph, edges: Sequence[Edge]) -> Verdict:
         focal=(min(ratios, default=float("nan")), max(ratios, default=float("nan"))),
     )
     doubts = _doubts(verdict, len(judged), len(edges), len(bad), _alone(images, judged, bad))
+    if joints.pairs:
+        doubts += (f"{joints.pairs} of its parts hang on two photos alone, which nothing confirms.",)
     reasons = doubts or (_praise(verdict, len(judged)),)
-    return Verdict(**{**verdict.__dict__, "trusted": not doubts, "reasons": reasons})
+    if joints.shared:
+        reasons += (
+            f"{joints.shared + joints.pairs + 1} parts of it were joined where no three photos show the same place: "
+            "their relative size is a guess of a few percent.",
+        )
+    return replace(verdict, trusted=not doubts, reasons=reasons)
 
 
 def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) -> tuple[str, ...]:
@@ -125,18 +137,8 @@ def _praise(verdict: Verdict, judged: int) -> str:
 
 def _alone(images: dict, judged: Sequence[Edge], bad: dict[Pair, float]) -> int:
     """How many registered photos no agreeing pair ties to the largest group."""
-    group = {index: index for index in images}
-
-    def root(index: int) -> int:
-        while group[index] != index:
-            index = group[index]
-        return index
-
-    for edge in judged:
-        if edge.pair not in bad:
-            a, b = sorted(map(root, edge.pair))
-            group[b] = a
-    roots = [root(index) for index in images]
+    label = groups(max(images, default=0) + 1, [edge.pair for edge in judged if edge.pair not in bad])
+    roots = [label[index] for index in images]
     return len(roots) - max((roots.count(one) for one in set(roots)), default=0)
 
 

@@ -1,0 +1,184 @@
+"""The self-check of poses, on models that are known to be right or wrong.
+
+python benchmarks/self_check.py SET [SET ...] [--rendered 2] [--only KIND ...]
+
+Good and bad models are made on purpose, from each SET (photos with cameras.json, see poses.py) and from rendered
+photos; the true cameras decide which are which, not how they were made. A model is good when all its photos, three or
+more and at least half of all, have relative rotations within 10 degrees in the median.
+
+A SET on which nothing was tuned is the only one that counts.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from poses import cameras_of, load, scores
+
+import asic3d
+from asic3d.rendering import render_collection
+from asic3d.tracks import MatchGraph
+from asic3d_integrations.colmap.cameras import Cameras
+from asic3d_integrations.colmap.mapping import MapOptions, map_graph
+from asic3d_integrations.colmap.refined import Refined, RefineOptions, refined_graph
+
+GOOD = 10.0  # degrees, median rotation error of a good model
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One model to be made: its graph, edges and cameras, and the truth."""
+
+    name: str
+    graph: MatchGraph
+    edges: tuple
+    cameras: Cameras
+    truth: dict
+
+
+def cases(name: str, collection, truth: dict, seed: int) -> Iterator[Case]:
+    """What can be made of one collection."""
+    refined = refined_graph(collection, RefineOptions(seed=seed))
+    cameras = cameras_of(collection)
+    whole = Case(f"{name}: as it is", refined.graph, refined.edges, cameras, truth)
+    yield whole
+    generator = np.random.default_rng(seed)
+    yield replace(whole, name=f"{name}: a quarter of the matches", graph=_thinned(refined.graph, 0.25, generator))
+    for factor in (0.5, 12.0):
+        known = tuple(replace(one, focal=factor * max(one.size), known=True) for one in cameras.cameras)
+        yield replace(whole, name=f"{name}: focal {factor} times the side", cameras=replace(cameras, cameras=known))
+    for share in (0.3, 1.0):
+        yield _scrambled(whole, share, generator)
+    yield _forced(whole, refined, generator)
+    yield _fragment(whole, 3)
+
+
+def _thinned(graph: MatchGraph, share: float, generator) -> MatchGraph:
+    keep = generator.random(int(graph.tracks[:, 0].max()) + 1) < share
+    used = {tuple(row) for row in graph.tracks[keep[graph.tracks[:, 0]], 1:].tolist()}
+    matches = {
+        (i, j): rows[[(i, a) in used and (j, b) in used for a, b in rows.tolist()]]
+        for (i, j), rows in graph.matches.items()
+    }
+    return replace(
+        graph,
+        matches={pair: rows for pair, rows in matches.items() if len(rows)},
+        tracks=graph.tracks[keep[graph.tracks[:, 0]]],
+    )
+
+
+def _scrambled(case: Case, share: float, generator) -> Case:
+    """Photos of a share change places in the graph's matches: their points belong to other photos' edges."""
+    count = len(case.graph)
+    chosen = generator.permutation(count)[: max(2, round(share * count))]
+    order = np.arange(count)
+    order[chosen] = np.roll(chosen, 1)
+    keypoints = tuple(case.graph.keypoints[k] for k in order)
+    back = np.argsort(order)
+    matches = {}
+    for (i, j), rows in case.graph.matches.items():
+        a, b = int(back[i]), int(back[j])
+        matches[min(a, b), max(a, b)] = rows if a < b else np.ascontiguousarray(rows[:, ::-1])
+    tracks = case.graph.tracks.copy()
+    tracks[:, 1] = back[tracks[:, 1]]
+    tracks = tracks[np.lexsort((tracks[:, 1], tracks[:, 0]))]
+    names, sizes = case.graph.names, case.graph.sizes
+    graph = MatchGraph(names, sizes, keypoints, dict(sorted(matches.items())), tracks, case.graph.deviation)
+    return replace(case, name=f"{case.name.split(':')[0]}: {share:.0%} of the names exchanged", graph=graph)
+
+
+def _forced(case: Case, refined: Refined, generator) -> Case:
+    """Photos that have no edge get matches all the same: their corners in any order along a similar layout."""
+    have = {edge.pair for edge in refined.edges}
+    matches = dict(case.graph.matches)
+    for i in range(len(case.graph)):
+        j = (i + len(case.graph) // 2) % len(case.graph)
+        pair = (min(i, j), max(i, j))
+        a, b = (case.graph.keypoints[k].astype(float) for k in pair)
+        if pair in have or len(a) < 100 or len(b) < 100:
+            continue
+        one, other = generator.permutation(len(a))[:300], generator.permutation(len(b))
+        gap = np.linalg.norm((b[other][None] - b.mean(0)) - (a[one][:, None] - a.mean(0)), axis=2)
+        nearest = other[gap.argmin(1)]
+        rows = np.unique(np.stack([one, nearest], 1), axis=0)
+        _, first = np.unique(rows[:, 1], return_index=True)
+        matches[pair] = np.ascontiguousarray(rows[np.sort(first)])
+    graph = replace(case.graph, matches=dict(sorted(matches.items())))
+    return replace(case, name=f"{case.name.split(':')[0]}: opposite sides forced together", graph=graph)
+
+
+def _fragment(case: Case, photos: int) -> Case:
+    inside = set(range(photos))
+    matches = {pair: rows for pair, rows in case.graph.matches.items() if set(pair) <= inside}
+    tracks = case.graph.tracks[np.isin(case.graph.tracks[:, 1], list(inside))]
+    graph = replace(case.graph, matches=matches, tracks=tracks)
+    return replace(case, name=f"{case.name.split(':')[0]}: {photos} of its photos", graph=graph)
+
+
+def rendered(seed: int, deformation: float, folder: Path):
+    """A rendered collection and the truth; where the object is deformed no cameras explain it."""
+    made = render_collection(8, seed, size=(640, 480), arc_degrees=35, deformation=deformation)
+    made.save(folder)
+    truth = {name: (photo.R, photo.t) for name, photo in zip(made.names, made.photos, strict=True)}
+    return asic3d.load_collection(folder / "images"), truth
+
+
+def is_good(found: dict, truth: dict, rigid: bool) -> bool:
+    """By the true cameras."""
+    s = scores(found, truth)
+    return rigid and len(found) >= max(3, len(truth) / 2) and s["rotation"] < GOOD and _inside(found, truth)
+
+
+def _inside(found: dict, truth: dict) -> bool:
+    """Whether every registered photo is right, not only the usual one."""
+    names = sorted(found)
+    for name in names:
+        pairs = [scores({n: found[n] for n in (name, o)}, {n: truth[n] for n in (name, o)}) for o in names if o != name]
+        if np.median([pair["rotation"] for pair in pairs]) > GOOD:
+            return False
+    return True
+
+
+def main() -> None:
+    """Prints a table in Markdown, and what it comes to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", type=Path, metavar="SET")
+    parser.add_argument("--rendered", type=int, default=2, help="rendered collections of each kind")
+    parser.add_argument("--first", type=int, default=100, help="seed of the first rendered collection")
+    parser.add_argument("--every", type=int, nargs="+", default=[1])
+    arguments = parser.parse_args()
+    print("| model | photos | rotation | truth | self-check | right |\n|" + "---|" * 6)
+    counts = {(good, trusted): 0 for good in (True, False) for trusted in (True, False)}
+    for case, rigid in _all_cases(arguments):
+        mapped = map_graph(case.graph, case.cameras, case.edges, MapOptions(thorough=False))
+        good, trusted = is_good(mapped.poses, case.truth, rigid), mapped.verdict.trusted
+        counts[good, trusted] += 1
+        rotation = scores(mapped.poses, case.truth)["rotation"]
+        words = ("bad", "good")[good], ("not trusted", "trusted")[trusted], ("WRONG", "yes")[good == trusted]
+        print(f"| {case.name} | {len(mapped.poses)} of {len(case.truth)} | {rotation:.1f} | {' | '.join(words)} |", flush=True)
+    print(f"\ngood: {counts[True, True]} of {counts[True, True] + counts[True, False]} trusted; ", end="")
+    print(f"bad: {counts[False, True]} of {counts[False, True] + counts[False, False]} trusted")
+
+
+def _all_cases(arguments) -> Iterator[tuple[Case, bool]]:
+    for folder in arguments.sets:
+        for every in arguments.every:
+            collection, truth = load(folder, every, 0)
+            name = folder.name + (f" ::{every}" if every > 1 else "")
+            yield from ((case, True) for case in cases(name, collection, truth, 0))
+    for seed in range(arguments.first, arguments.first + arguments.rendered):
+        for deformation in (0.0, 0.3, 1.0):
+            with tempfile.TemporaryDirectory() as temporary:
+                collection, truth = rendered(seed, deformation, Path(temporary))
+                made = cases(f"rendered {seed}, deformed {deformation}", collection, truth, seed)
+                if deformation:
+                    yield next(made), False
+                else:
+                    yield from ((case, True) for case in made)
+
+
+if __name__ == "__main__":
+    main()
