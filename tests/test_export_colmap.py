@@ -18,9 +18,15 @@ import asic3d
 from asic3d.collection import load_photo
 from asic3d.errors import StorageError
 from asic3d.storage import read_json
-from asic3d_integrations.colmap import exchange, export
+from asic3d.tracks import MatchGraph, canonical_tracks
+from asic3d_integrations.colmap import exchange, export, sources
 from asic3d_integrations.colmap.database import read_database
+from asic3d_integrations.colmap.edges import Edge
 from asic3d_integrations.colmap.export import ExportOptions, export_colmap
+from asic3d_integrations.colmap.mapping import Mapped
+from asic3d_integrations.colmap.poses import Poses
+from asic3d_integrations.colmap.refined import Refined
+from asic3d_integrations.colmap.self_check import Verdict
 
 FILES = {"database.db", "pairs.txt", "tracks.npz", "text", "features.h5", "matches.h5", "report.json"}
 FEW = ExportOptions(tracks="canonical", max_tracks=80)
@@ -282,7 +288,7 @@ def test_command_says_who_takes_no_part_and_what_was_copied(library, monkeypatch
     monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: planted)
     output = run("export-colmap", "--tracks", "canonical").output
     assert "'c.jpg' takes no part: it seems to show something else." in output
-    assert "The photos were copied for COLMAP ('a.webp': COLMAP does not read its format everywhere)." in output
+    assert "The photos were copied for COLMAP ('a.webp': COLMAP does not read its kind of file everywhere)." in output
 
 
 def test_command_refuses_to_replace(library):
@@ -330,3 +336,104 @@ def test_command_refuses(library, words, message):
 @pytest.mark.parametrize("words", [("--max-tracks", "0"), ("--min-views", "1"), ("--seed", "x")])
 def test_wrong_usage(library, words):
     assert run("export-colmap", "--tracks", "canonical", *words).exit_code == 2
+
+
+# Which tracks, and cameras
+
+
+def edge(first: int, second: int) -> Edge:
+    return Edge((first, second), np.zeros((0, 2)), np.zeros((0, 2)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "photos", "expected"),
+    [
+        ([], 8, 0),
+        ([(0, 1), (1, 2), (2, 3), (4, 5)], 8, 0),  # a chain by chance, as different cows have it
+        ([(0, 1), (1, 2), (0, 2), (2, 3)], 8, 3),
+        ([(0, 1), (1, 2), (2, 3), (0, 3)], 4, 4),
+        ([(0, 1), (1, 2), (0, 2), (3, 4), (4, 5), (3, 5), (2, 3)], 6, 3),  # two loops on one pair
+        ([(0, 1)], 2, 2),
+        ([(0, 1), (1, 2)], 3, 3),
+    ],
+)
+def test_photos_that_loops_hold_together(pairs, photos, expected):
+    assert sources._held_together(tuple(edge(*pair) for pair in pairs), photos) == expected
+
+
+def found_poses(planted, monkeypatch, edges, trusted: bool):
+    """The pose finder answers with a planted scene: its true model, these edges, this verdict."""
+    graph = canonical_tracks(planted, 100)
+    model = pycolmap.Reconstruction()
+    for number, (name, size) in enumerate(zip(graph.names, graph.sizes, strict=True), 1):
+        model.add_camera_with_trivial_rig(pycolmap.Camera.create_from_model_name(number, "PINHOLE", 99.0, *size))
+        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(np.eye(3)), np.array([number, 0.0, 0]))
+        model.add_image_with_trivial_frame(pycolmap.Image(name=name, camera_id=number, image_id=number), pose)
+    verdict = Verdict(trusted, ("So it is.",), 3, 3, 1.0, 1.0, 1.0, (1.0, 1.0))
+    mapped = Mapped((model,), verdict, {}, {"tried": []})
+    poses = Poses(mapped, graph, tuple(edge(*pair) for pair in edges), None, "flow", {"pairs": 3})
+    monkeypatch.setattr(sources, "find_poses", lambda *_: poses)
+    monkeypatch.setattr(sources, "refined_graph", lambda *_: Refined(graph, poses.edges, (), {"pairs": 3}))
+
+
+RING = [(0, 1), (1, 2)]
+
+
+def test_cameras_are_written(library, planted, monkeypatch):
+    found_poses(planted, monkeypatch, RING, trusted=True)
+    result = run("export-colmap", "--map", "--strict")
+    assert result.exit_code == 0, result.output
+    folder = library / "asic3d_out" / "colmap"
+    assert {"sparse", "transforms.json", "sparse_pc.ply", "scene.glb"} <= {path.name for path in folder.iterdir()}
+    model = pycolmap.Reconstruction(folder / "sparse" / "0")
+    assert sorted(image.name for image in model.images.values()) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert "refined tracks" in result.output
+    assert "3 of 3 photos have a camera. These poses look right. So it is." in result.output
+    assert read_json(folder / "report.json")["mapping"]["focal"]["a.jpg"][1] == 99
+
+
+def test_cameras_that_are_doubted_are_written_and_strict_says_no(library, planted, monkeypatch):
+    found_poses(planted, monkeypatch, RING, trusted=False)
+    result = run("export-colmap", "--map", "--strict")
+    assert result.exit_code == 1
+    assert "Do not trust these poses. So it is." in result.output
+    assert (library / "asic3d_out" / "colmap" / "sparse" / "0" / "images.bin").is_file()
+    assert run("export-colmap", "--map", "--overwrite").exit_code == 0
+
+
+def test_cameras_of_different_things_are_refused(library, planted, monkeypatch):
+    found_poses(planted, monkeypatch, [], trusted=False)
+    result = run("export-colmap", "--map")
+    assert result.exit_code == 0
+    printed = " ".join(result.output.split())
+    assert "No cameras were looked for. None of 3 photos are held together by exact matches. That is so" in printed
+    assert "canonical tracks" in printed
+    folder = library / "asic3d_out" / "colmap"
+    assert (folder / "database.db").is_file() and not (folder / "sparse").exists()
+    assert run("export-colmap", "--map", "--strict", "--overwrite").exit_code == 1
+    forced = run("export-colmap", "--map", "--tracks", "refined", "--force", "--overwrite")
+    assert forced.exit_code == 0 and (folder / "sparse" / "0").is_dir()
+
+
+def test_cameras_that_pass_the_check_need_no_loops(library, planted, monkeypatch):
+    found_poses(planted, monkeypatch, [], trusted=True)
+    assert "3 of 3 photos have a camera." in run("export-colmap", "--map").output
+
+
+@pytest.mark.parametrize(("edges", "kind"), [(RING, "refined"), ([], "canonical")])
+def test_auto_takes_what_holds_the_photos_together(library, planted, monkeypatch, edges, kind):
+    found_poses(planted, monkeypatch, edges, trusted=False)
+    assert json.loads(run("export-colmap", "--json").output)["kind"] == kind
+
+
+def test_canonical_tracks_give_no_cameras(library):
+    output = " ".join(run("export-colmap", "--map", "--tracks", "canonical").output.split())
+    assert "No cameras were looked for. Canonical tracks are too coarse for cameras" in output
+
+
+def test_no_exact_matches_at_all(library, planted, monkeypatch):
+    nothing = MatchGraph(planted.names, planted.sizes, (np.zeros((0, 2), np.float32),) * 3, {})
+    monkeypatch.setattr(sources, "refined_graph", lambda *_: Refined(nothing, (), (), {}))
+    result = run("export-colmap", "--tracks", "refined")
+    assert result.exit_code == 1
+    assert "No exact matches were found at all. Take --tracks canonical for a database of coarse ones." in result.output

@@ -90,7 +90,7 @@ def _trouble(photo: Photo, root: Path) -> str | None:
     """Why COLMAP can't use a photo where it is; None where it can."""
     kind = _kind(photo)
     if kind is None:
-        return "COLMAP does not read its format everywhere"
+        return "COLMAP does not read its kind of file everywhere"
     if kind != 1:
         return "it is stored turned"
     if photo.path != root / photo.name:
