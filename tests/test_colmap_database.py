@@ -206,8 +206,9 @@ def test_focal_length_from_exif(tmp_path, tags, expected):
     image = Image.new("RGB", (400, 300))
     exif = image.getexif()
     exif.get_ifd(0x8769).update(tags)
-    image.save(tmp_path / "a.jpg", exif=exif)
-    assert exif_focal(tmp_path / "a.jpg", (400, 300)) == (None if expected is None else pytest.approx(expected))
+    for name in ("a.jpg", "a.png", "a.webp"):
+        image.save(tmp_path / name, exif=exif)
+        assert exif_focal(tmp_path / name, (400, 300)) == (None if expected is None else pytest.approx(expected))
 
 
 def test_a_corrupt_exif_block_says_nothing(tmp_path):

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import click
 import miniature_sets
+import pycolmap
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -17,7 +19,7 @@ from safetensors.torch import load_file
 
 from asic3d import backbones, hypercolumns
 from asic3d.config import AlignmentConfig
-from asic3d.rendering import render_collection
+from asic3d.rendering import RenderedCollection, render_collection
 from asic3d.storage import read_json
 from asic3d_cli.main import main
 from asic3d_integrations.keypoint_sets import load_keypoint_set
@@ -60,6 +62,26 @@ def all_commands(group: click.Group = main) -> list[click.Command]:
     return found
 
 
+def write_known_model(folder: Path, rendered: RenderedCollection) -> None:
+    """The true cameras of your/photos as cameras.json and as a model of COLMAP; a database of COLMAP's with them."""
+    cameras, model = [], pycolmap.Reconstruction()
+    (folder / "project").mkdir()
+    with pycolmap.Database.open(folder / "project" / "database.db") as database:
+        for number, (letter, photo) in enumerate(zip("abc", rendered.photos, strict=False), 1):
+            name = f"{letter}.jpg"
+            cameras.append({"file": name, "K": photo.K.tolist(), "R": photo.R.tolist(), "t": photo.t.tolist()})
+            camera = pycolmap.Camera.create_from_model_name(number, "PINHOLE", photo.K[0, 0], *photo.size)
+            image = pycolmap.Image(name=name, camera_id=number, image_id=number)
+            database.write_camera(camera, use_camera_id=True)
+            database.write_image(image, use_image_id=True)
+            model.add_camera_with_trivial_rig(camera)
+            pose = pycolmap.Rigid3d(pycolmap.Rotation3d(photo.R), photo.t)
+            model.add_image_with_trivial_frame(image, pose)
+    (folder / "cameras.json").write_text(json.dumps({"images": cameras}))
+    (folder / "known" / "sparse" / "0").mkdir(parents=True)
+    model.write_binary(folder / "known" / "sparse" / "0")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with everything that the documentation names, and a finished run of its photos."""
@@ -81,6 +103,7 @@ def world(tmp_path_factory):
     miniature_sets.write_cub(folder / "CUB_200_2011", cows)
     miniature_sets.write_pf_willow(folder / "PF-dataset", cows)
     miniature_sets.write_samurai(folder / "samurai", cows)
+    write_known_model(folder, rendered)
     shutil.rmtree(folder / "rendered_once")
     with pytest.MonkeyPatch.context() as patch:
         # 'auto' without a network and without a look at what is on this machine
@@ -143,7 +166,8 @@ def test_snippets_run(page, place, capsys):
 @pytest.mark.parametrize("page", TEXTS)
 def test_options_exist(page):
     known = {option for command in all_commands() for parameter in command.params for option in parameter.opts}
-    written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TEXTS[page]))
+    ours = re.sub(r"^```text\n.*?^```", "", TEXTS[page], flags=re.M | re.S)  # commands of other programs
+    written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", ours))
     assert written - known - {"--help"} == set()
 
 
@@ -211,7 +235,7 @@ def test_the_quality_figures_of_a_run_are_those_listed(world):
 def test_the_files_of_a_run_are_those_listed(world):
     listed = {named(row[0])[0].split("/")[0] for row in table("docs/run-folder.md", "# The run folder")}
     written = {path.name for path in (world / "asic3d_out").iterdir() if not path.name.startswith(".")}
-    assert written == listed - {"checkpoint.safetensors", "collection", "losses.csv", "edits"}
+    assert written == listed - {"checkpoint.safetensors", "collection", "losses.csv", "edits", "colmap"}
 
 
 def test_quoted_messages_are_in_the_code():

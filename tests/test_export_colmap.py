@@ -162,6 +162,32 @@ def test_names_and_formats_that_colmap_can_not_read(planted, tmp_path):
     assert all(len(line.split()) == 2 for line in (tmp_path / "out" / "pairs.txt").read_text().splitlines())
 
 
+@pytest.mark.parametrize("name", ["one.png", "one.bmp", "grey.jpg"])
+def test_files_that_colmap_reads_are_not_copied(planted, tmp_path, name):
+    image = Image.fromarray(picture(1))
+    (image.convert("L") if "grey" in name else image).save(tmp_path / "photos" / name)
+    made = export_colmap(with_photo(planted, 1, tmp_path / "photos" / name), tmp_path / "out", FEW)
+    assert made.images.reasons == {} and made.image_folder == tmp_path / "photos"
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"), [("P", "one.png"), ("RGBA", "one.png"), ("CMYK", "one.jpg"), ("RGB", "one.tif")]
+)
+def test_files_that_colmap_may_not_read_are_copied(planted, tmp_path, mode, name):
+    Image.fromarray(picture(1)).convert(mode).save(tmp_path / "photos" / name)
+    made = export_colmap(with_photo(planted, 1, tmp_path / "photos" / name), tmp_path / "out", FEW)
+    assert made.images.reasons == {name: "COLMAP does not read its kind of file everywhere"}
+    with Image.open(made.image_folder / made.images.names[1]) as copy:
+        assert (copy.mode, copy.size) == ("RGB", SIZES[1])
+
+
+def test_copies_that_are_asked_for(planted, tmp_path):
+    made = export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, copy_images=True))
+    assert made.images.names == planted.names
+    assert {photo["copied"] for photo in made.report["photos"]} == {"it was asked for"}
+    assert (tmp_path / "out" / "images" / "b.jpg").read_bytes() == (tmp_path / "photos" / "b.jpg").read_bytes()
+
+
 def test_names_that_become_the_same(planted, tmp_path):
     photos = tmp_path / "photos"
     for index, name in enumerate(("x y.jpg", "x_y.jpg")):

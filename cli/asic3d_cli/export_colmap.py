@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--focal", default="", metavar="F",
               help="Focal length: 1200 (pixels) or 50mm. [default: from EXIF, else a guess]")  # fmt: skip
 @click.option("--masks", is_flag=True, help="Write masks/IMAGE.png too, for COLMAP's mask_path.")
+@click.option("--copy-images", is_flag=True, help="Copy the photos into images/ even where COLMAP can read them.")
 @click.option("--add-to", "database", metavar="DATABASE", type=FOLDER,
               help="Also add the matches to a copy of this database of COLMAP.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")

@@ -160,7 +160,7 @@ def _pixels_per_millimetre(tags: dict[int, object], size: tuple[int, int]) -> fl
 def _exif(path: Path) -> dict[int, object]:
     """The tags that describe how a photo was taken; none where there are none or they are corrupt."""
     try:
-        with quiet_pillow, Image.open(path, formats=("JPEG", "MPO", "PNG", "WEBP", "TIFF")) as image:
+        with quiet_pillow, Image.open(path, formats=("JPEG", "PNG", "WEBP", "TIFF")) as image:
             exif = image.getexif()
             return {**exif, **exif.get_ifd(0x8769)}
     except Exception:  # Pillow raises nearly any type on a corrupt block, and none of them is worth the export

@@ -58,6 +58,7 @@ class ExportOptions:
         shared_camera: one camera for all photos of one size.
         focal: focal length of all photos, ``"1200"`` pixels or ``"50mm"``; '' = from EXIF, else a guess.
         masks: write masks too.
+        copy_images: copy the photos also where COLMAP can read them where they are.
         map: look for the cameras' poses.
         force: look for them also where they would mean nothing.
         seed: of the verification.
@@ -73,6 +74,7 @@ class ExportOptions:
     shared_camera: bool = False
     focal: str = ""
     masks: bool = False
+    copy_images: bool = False
     map: bool = False
     force: bool = False
     seed: int = 0
@@ -134,7 +136,7 @@ def export_colmap(
     refuse_earlier(folder, options.overwrite)
     if database is not None:
         check_database(database, collection.names)
-    images = plan_images(collection)
+    images = plan_images(collection, always=options.copy_images)
     focal = parse_focal(options.focal) if options.focal else None
     cameras = choose_cameras(
         collection.names,
@@ -289,6 +291,7 @@ def _report(
     image_folder: Path,
 ) -> dict[str, Any]:
     graph, part = source.graph, set(taking_part(alignment))
+    other = "it was asked for" if options.copy_images else "another photo needs a copy"
     return {
         "format": _FORMAT,
         "options": dataclasses.asdict(options),
@@ -301,7 +304,7 @@ def _report(
                 "focal": cameras[index].focal,
                 "focal_known": cameras[index].known,
                 **({} if index in part else {"left_out": why_left_out(alignment, index)}),
-                **({"copied": images.reasons.get(name, "another photo needs a copy")} if images.copies else {}),
+                **({"copied": images.reasons.get(name, other)} if images.copies else {}),
             }
             for index, name in enumerate(alignment.names)
         ],

@@ -16,7 +16,7 @@ from asic3d.errors import CollectionError
 from asic3d.storage import atomic_write, inside
 
 FOLDER = "images"
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP")
+_FORMATS = ("JPEG", "PNG", "BMP")
 _MODES = ("L", "RGB")
 _ORIENTATION = 0x0112
 _QUALITY = 97  # of JPEG copies
@@ -37,14 +37,18 @@ class Images:
     copies: bool
 
 
-def plan_images(collection: Collection) -> Images:
+def plan_images(collection: Collection, *, always: bool = False) -> Images:
     """Decides whether COLMAP can read the photos where they are.
 
     COLMAP does not turn pixels as EXIF says, does not read every format, and its text files can't hold names with
     spaces. Where one photo needs a copy all are copied, because COLMAP takes one folder.
+
+    Args:
+        collection: the photos.
+        always: copy them in any case.
     """
     reasons = {photo.name: reason for photo in collection if (reason := _trouble(photo, collection.root))}
-    if not reasons:
+    if not reasons and not always:
         return Images(collection.names, {}, copies=False)
     taken: set[str] = set()
     names = []
