@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,8 @@ from asic3d.correspondences import (
 )
 from asic3d.errors import AlignmentError, ConfigError
 from asic3d.fitting import Checkpoint
-from asic3d.foreground import Foreground, full_mask
+from asic3d.foreground import full_mask
+from asic3d.judgement import fit_warnings, object_warnings, photo_fits, standing_warnings
 from asic3d.layout import Layout, lay_out
 from asic3d.optimisation import Trained
 from asic3d.orientations import UNRELATED
@@ -39,8 +40,6 @@ from asic3d.screening import Photos, screen, timed
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-OUTLIER = 0.4
-"""A photo whose fit is below this share of the usual one does not belong to the others."""
 UNTRAINED = 0.5
 """Share of agreeing matches below which a trained network has not brought the photos together."""
 
@@ -64,6 +63,19 @@ class Placing:
     weights: str = ""
 
 
+@dataclass(eq=False)
+class Origin:
+    """The run that an alignment was read from, shared with all that is made from it.
+
+    Attributes:
+        folder: the run folder, resolved.
+        tensors: SHA-256 of the tensors there, when it was last read or written.
+    """
+
+    folder: Path
+    tensors: str
+
+
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """N photos in one canonical plane: any point of any photo can be followed into every other.
@@ -85,6 +97,8 @@ class Alignment:
         turns: quarters by which each photo was turned counter-clockwise to stand as most others do.
         mirrored: whether each photo faces the other way and was mirrored, after it was turned.
         outliers: names of the photos that show something else: they had no say in the fit and were placed afterwards.
+        pairs: how many pairs of photos were matched, which ``quality`` is about.
+        origin: the run folder that it was read from.
     """
 
     collection: Collection
@@ -103,6 +117,8 @@ class Alignment:
     turns: tuple[int, ...] = ()
     mirrored: tuple[bool, ...] = ()
     outliers: tuple[str, ...] = ()
+    pairs: int = 0
+    origin: Origin | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -219,32 +235,42 @@ class Alignment:
         index = self.collection.index(name)
         return full_mask(self.collection[index], self.masks[index])
 
-    def add(self, photo: str | Path | Photo) -> "Alignment":
-        """Places one more photo; nothing is fitted anew and the other photos stay exactly where they are.
+    def add(self, *photos: str | Path | Photo, progress: ProgressCallback | None = None) -> "Alignment":
+        """Places more photos; nothing is fitted anew and the other photos stay exactly where they are.
+
+        Figures and warnings are brought up to date, but for the figure ``support``, which is about the photos that were
+        fitted.
 
         Args:
-            photo: a file, or a photo as :func:`asic3d.collection.load_photo` returns it.
+            *photos: files, or photos as :func:`asic3d.collection.load_photo` returns them.
+            progress: called with the stage ``adding`` after each photo.
 
         Returns:
-            A new alignment with the photo at the end.
+            A new alignment with the photos at the end.
 
         Raises:
-            CollectionError: the photo can't be used, or one of the same name is there.
-            AlignmentError: nothing in it can be matched.
+            CollectionError: a photo can't be used, or one of the same name is there.
+            AlignmentError: nothing in a photo can be matched.
         """
-        from asic3d.adding import add_photo
+        from asic3d.adding import add_photos
 
-        return add_photo(self, photo)
+        return add_photos(self, photos, progress=progress)
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Writes ``alignment.safetensors``, ``masks/`` and, last, ``run.json`` into a run folder.
+    def save(self, folder: str | Path, *, overwrite: bool = False, others: Mapping[str, bytes] | None = None) -> None:
+        """Writes ``masks/``, ``alignment.safetensors`` and, last, ``run.json`` into a run folder: all of them or none.
+
+        Args:
+            folder: the run folder; made where it is missing.
+            overwrite: a finished run there may be replaced.
+            others: further files that belong to the run, such as its report: path in the folder to content.
 
         Raises:
-            StorageError: a finished run is there and ``overwrite`` is not set, or the folder can't be written.
+            StorageError: a finished run is there and ``overwrite`` is not set, the run was changed by somebody else
+                since it was loaded or is being changed, or the folder can't be written.
         """
         from asic3d.run_folder import save_alignment
 
-        save_alignment(self, Path(folder), overwrite=overwrite)
+        save_alignment(self, Path(folder), overwrite=overwrite, others=others or {})
 
 
 def load_alignment(folder: str | Path) -> Alignment:
@@ -337,26 +363,27 @@ def _judged(
         quality=quality,
         timings=seconds,
         warnings=(
-            *_warnings(photos.collection, foreground, confidence, laid.space.foreground),
+            *object_warnings(photos.collection.names, foreground.whole),
+            *fit_warnings(photos.collection.names, fits),
             *_training_warnings(config, quality),
             *_unrelated_warnings(quality),
             *_outlier_warnings(photos.outliers),
-            *_standing_warnings(photos),
+            *standing_warnings(photos.collection.names, maps.quarters.tolist(), photos.flips.tolist()),
         ),
         backbone=backbone,
         device=str(maps.features.device),
         trained=laid.trained,
         turns=tuple(maps.quarters.tolist()),
         mirrored=tuple(photos.flips.tolist()),
+        pairs=len(laid.pairs),
     )
 
 
 def _with_outliers(alignment: Alignment, collection: Collection, outliers: tuple[str, ...]) -> Alignment:
     """The photos that show something else, placed as well as can be, and all photos in the collection's order again."""
-    from asic3d.adding import add_photo
+    from asic3d.adding import add_photos
 
-    for name in outliers:
-        alignment = add_photo(alignment, collection[collection.index(name)], stranger=True)
+    alignment = add_photos(alignment, [collection[name] for name in outliers], stranger=True)
     order = [alignment.names.index(name) for name in collection.names]
     space = alignment.space
     return dataclasses.replace(
@@ -428,42 +455,9 @@ def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str)
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def photo_fits(confidence: Tensor, objects: Tensor) -> Tensor:
-    """(N,) mean confidence of each photo's object, from (N, G * G) confidence and probability of the object."""
-    return (confidence * objects).sum(1) / objects.sum(1).clamp(min=1e-6)
-
-
-def _warnings(collection: Collection, foreground: Foreground, confidence: Tensor, objects: Tensor) -> Iterator[str]:
-    names = collection.names
-    if len(foreground.whole) == len(names):
-        yield "No object stands out from its surroundings: all of every photo was aligned. Is that wrong? Give --masks."
-    elif foreground.whole:
-        listed = ", ".join(f"'{names[index]}'" for index in foreground.whole)
-        yield f"No object was found in {listed}: all of it was aligned. Is that wrong? Give --masks."
-    fits = photo_fits(confidence, objects)
-    usual = float(fits.median())
-    for name, fit in zip(names, fits.tolist(), strict=True):
-        if fit < OUTLIER * usual and len(names) > 2:
-            yield f"'{name}' hardly fits the others (confidence {fit:.2f}, usual {usual:.2f}): is it the same object?"
-
-
 def _unrelated_warnings(quality: dict[str, float]) -> Iterator[str]:
     if quality.get("support", UNRELATED) < UNRELATED:
         yield "These photos do not seem to show one thing: hardly any two of them agree on where anything lies."
-
-
-def _standing_warnings(photos: Photos) -> Iterator[str]:
-    names = photos.collection.names
-    for name, quarters in zip(names, photos.maps.quarters.tolist(), strict=True):
-        if quarters:
-            how = {1: "on its right side", 2: "upside down", 3: "on its left side"}[quarters]
-            yield f"'{name}' lies {how}; it was turned for the alignment. Its own pixels and points stay as they are."
-    for name, mirrored in zip(names, photos.flips.tolist(), strict=True):
-        if mirrored:
-            yield (
-                f"'{name}' faces the other way than most; it was mirrored for the alignment. If it shows another side "
-                "of one and the same object, align with --set flips=false."
-            )
 
 
 def _outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:

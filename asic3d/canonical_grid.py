@@ -19,7 +19,7 @@ from asic3d.collection import Photo
 from asic3d.errors import StorageError
 from asic3d.foreground import cells_to_photo
 from asic3d.splatting import fill_holes, splat, weighted_median
-from asic3d.storage import read_safetensors, write_safetensors
+from asic3d.storage import read_safetensors, safetensors_bytes
 from asic3d.unfolding import CONTROL_POINTS, Distortion, Unfolding, measure_distortion, unfold
 
 if TYPE_CHECKING:
@@ -306,12 +306,8 @@ def _exposure(colours: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.exp(light.clip(-_STRONGEST_GAIN, _STRONGEST_GAIN) + tint).astype(np.float32)
 
 
-def save_grid(grid: CanonicalGrid, path: Path) -> None:
-    """Writes a grid as a safetensors file.
-
-    Raises:
-        StorageError: the file can't be written.
-    """
+def grid_bytes(grid: CanonicalGrid) -> bytes:
+    """A grid as the content of a safetensors file, which :func:`load_grid` reads."""
     arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(grid, name))) for name in _ARRAYS}
     bent = {f"{name}_before": getattr(grid.distortion_before, name) for name in ("area", "angle")}
     unfolding = grid.unfolding
@@ -325,11 +321,11 @@ def save_grid(grid: CanonicalGrid, path: Path) -> None:
         "shift": unfolding.shift,
         "lengths": torch.tensor([grid.extent, unfolding.reach], dtype=torch.float64),
     }
-    write_safetensors(path, tensors)
+    return safetensors_bytes(tensors)
 
 
 def load_grid(path: Path) -> CanonicalGrid:
-    """The opposite of :func:`save_grid`.
+    """Reads a file with what :func:`grid_bytes` made.
 
     Raises:
         StorageError: there is no such file, or it is damaged.

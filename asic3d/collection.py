@@ -131,6 +131,16 @@ class Collection:
             return known.index(composed(name))
         raise CollectionError(f"There is no photo {shown(name)} in the collection. {self._suggestion(name)}")
 
+    def with_photo(self, photo: Photo) -> "Collection":
+        """One more photo at the end, with what there is to say about all of them; a copy is noted as such."""
+        first = next((other.name for other in self.photos if other.sha256 == photo.sha256), None)
+        photos = (*self.photos, photo if first is None else replace(photo, duplicate_of=first))
+        about_masks = set(_oddities(self.photos, True)) - set(_oddities(self.photos, False))
+        wanted = not about_masks.isdisjoint(self.warnings)
+        old = _oddities(self.photos, wanted)
+        lasting = [note for note in self.warnings if note not in old]
+        return replace(self, photos=photos, warnings=(*lasting, *_oddities(photos, wanted)))
+
     def _suggestion(self, name: str) -> str:
         same_file = [known for known in self.names if known.rpartition("/")[2] == name.rpartition("/")[2]]
         close = same_file or difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)
@@ -164,14 +174,17 @@ def load_collection(
     """
     root, mask_root = _folder(folder, "photos"), None if masks is None else _folder(masks, "masks")
     if mask_root is not None and mask_root.samefile(root):
-        raise CollectionError("The masks lie between the photos. Put them in a folder of their own.")
+        raise CollectionError("The masks lie among the photos. Put them in a folder of their own.")
     found = find_photos(root, passed_over=mask_root)
     mask_of = {} if mask_root is None else match_masks(list(found.photos), mask_root)
     photos, unreadable = _load_all(found.photos, mask_of, progress)
     left_out = dict(sorted((found.left_out | unreadable).items(), key=lambda item: natural_key(item[0])))
     if strict and left_out:
         name, reason = next(iter(left_out.items()))
-        raise CollectionError(f"{shown(name)} can't be used: {reason}. Repair or remove it, or load without strict.")
+        raise CollectionError(
+            f"{shown(name)} can't be used: {reason}. Repair or remove it, or leave out "
+            "--strict (strict=True in Python)."
+        )
     if len(photos) < 2:
         raise CollectionError(_too_few(root, photos, left_out))
     notes = [f"{shown(name)} is left out: {reason}." for name, reason in left_out.items()]

@@ -11,15 +11,15 @@ _BLOCKS = 32
 """Blocks along the longer side, at most, into which a photo is shrunk to see what is left of it."""
 _SMALLEST_BLOCK = 4  # pixels along a side
 _LEFT = 0.05
-"""Share of a photo's variance that its blocks' means keep, at least: it is 0.4 or more in photos of things, and one over
-the pixels of a block in noise whose pixels know nothing of each other."""
+"""Share of a photo's variance that its blocks' means keep, at least: it is 0.4 or more in photos of things, and one
+over the pixels of a block in noise whose pixels know nothing of each other."""
 _ABOVE_NOISE = 3.0
 """How many times as much as in such noise is left at least, which counts in small photos."""
 _COMPARED = 32
-"""Side at which pictures are compared, pixels, at most: a quarter of what they have, where compression is hardly seen."""
+"""Side at which pictures are compared, pixels, at most: a quarter of what they have, where compression hardly shows."""
 _ALIKE = 24
-"""Grey levels by which the same picture differs there at most: 18 after JPEG at quality 75, and 120 where a thing that is
-a fortieth of the photo wide has moved."""
+"""Grey levels by which the same picture differs there at most: 18 after JPEG at quality 75, and 120 where a thing that
+is a fortieth of the photo wide has moved."""
 
 
 def one_colour(pixels: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ from asic3d.config import ProgressCallback
 from asic3d.coordinates import cell_centres
 from asic3d.correspondences import CanonicalSpace, as_stored, canonical_space
 from asic3d.fitting import Checkpoint, fit_canonical
+from asic3d.judgement import agreeing
 from asic3d.losses import sample_map
 from asic3d.optimisation import NetworkMap, Trained, map_photos, train
 from asic3d.refinement import refine
@@ -41,12 +42,9 @@ class Layout:
 
     def agreement(self) -> dict[str, float]:
         """What share of the matches the canonical space explains, and how many there are."""
-        buddies, canonical = self.buddies, self.space.canonical
-        residual = canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]
-        agreeing = residual.norm(dim=1) < 0.15
         return {
-            "agreeing_matches": float(agreeing.double().mean()),
-            "matches_per_pair": len(buddies) / len(self.pairs),
+            "agreeing_matches": float(agreeing(self.buddies, self.space.canonical).double().mean()),
+            "matches_per_pair": len(self.buddies) / len(self.pairs),
         }
 
 

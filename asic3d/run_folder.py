@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -14,19 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asic3d.alignment import Alignment, Placing
+from asic3d.alignment import Alignment, Origin, Placing
 from asic3d.collection import Collection, Photo, load_photo
 from asic3d.config import AlignmentConfig
 from asic3d.correspondences import CanonicalSpace, canonical_space
 from asic3d.errors import CollectionError, ConfigError, StorageError
 from asic3d.optimisation import COLUMNS, Trained
 from asic3d.photo_folder import shown
+from asic3d.run_lock import claim_run
 from asic3d.storage import (
+    ALIGN_AGAIN,
     FORMAT_VERSION,
     RUN_FILE,
     inside,
     json_bytes,
-    prepare_output,
     read_run,
     read_safetensors,
     safetensors_bytes,
@@ -37,21 +39,48 @@ from asic3d.storage import (
 TENSORS = "alignment.safetensors"
 MASKS = "masks"
 LOSSES = "losses.csv"
+_FARTHEST = 1000
+"""Canonical coordinates that no photo reaches; the object is about 2 wide."""
+_ROUNDING = 0.01  # of unit length, in 16 bits
 _Expected = dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]]
 _TRAINED: _Expected = {"image": (torch.float32, (4, "R", "R")), "losses": (torch.float32, (None, len(COLUMNS)))}
 """The tensors of a run whose maps were trained or refined."""
 
 
-def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> None:
-    """Writes masks, tensors and, last, run.json: all of them or none.
+def save_alignment(
+    alignment: Alignment, folder: Path, *, overwrite: bool, others: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    """Writes what belongs to the run besides, masks, tensors and, last, run.json: all of them or none.
 
     Raises:
-        StorageError: a finished run is there and ``overwrite`` is not set, or the folder can't be written.
+        StorageError: a finished run is there and ``overwrite`` is not set, it is not the one that the alignment is
+            from, another process is at it, or the folder can't be written.
     """
-    prepare_output(folder, overwrite=overwrite)
+    with claim_run(folder, overwrite=overwrite):
+        _check_unchanged(alignment, folder)
+        _write_all(alignment, folder, others)
+
+
+def _check_unchanged(alignment: Alignment, folder: Path) -> None:
+    """Refuses to write over what somebody else has changed since the alignment was read from there."""
+    origin = alignment.origin
+    if origin is None or origin.folder != folder.resolve():
+        return
+    try:
+        found = read_run(folder).get("tensors_sha256")
+    except StorageError:  # gone or damaged: nothing can be lost
+        return
+    if found != origin.tensors:
+        raise StorageError(
+            f"The run in '{folder}' was changed by somebody else since it was loaded: nothing was written. Load it "
+            "again and repeat what you did."
+        )
+
+
+def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) -> None:
     stale = _old_masks(folder)
     tensors = safetensors_bytes(_tensors(alignment))
-    files: dict[Path, bytes] = {}
+    files = {inside(folder, name): content for name, content in others.items()}
     for name, path in zip(alignment.names, _mask_files(folder, alignment.names), strict=True):
         files[path] = cv2.imencode(".png", alignment.mask(name))[1].tobytes()
     if alignment.trained is None:
@@ -60,8 +89,11 @@ def save_alignment(alignment: Alignment, folder: Path, *, overwrite: bool) -> No
         files[folder / LOSSES] = _losses_table(alignment.trained)
     stale -= set(files)
     files[folder / TENSORS] = tensors
-    files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, hashlib.sha256(tensors).hexdigest()))
+    digest = hashlib.sha256(tensors).hexdigest()
+    files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, digest))
     write_together(files)
+    if alignment.origin is not None and alignment.origin.folder == folder.resolve():
+        alignment.origin.tensors = digest
     for path in stale:
         path.unlink(missing_ok=True)
 
@@ -126,6 +158,7 @@ def _facts(alignment: Alignment, folder: Path, tensors: str) -> dict[str, Any]:
         "warnings": alignment.warnings,
         "quality": alignment.quality,
         "seconds": alignment.timings,
+        "pairs": alignment.pairs,
         "grid": alignment.space.grid,
         "taps": len(alignment.placing.centres),
         "tensors_sha256": tensors,
@@ -206,6 +239,8 @@ def read_alignment(folder: Path) -> Alignment:
         turns=tuple(_quarters(entry, folder) for entry in _photos(run, folder)),
         mirrored=tuple(entry.get("mirrored") is True for entry in _photos(run, folder)),
         outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if entry.get("outlier") is True),
+        pairs=_whole_number(run, "pairs", folder, 10**6) if "pairs" in run else count * (count - 1) // 2,
+        origin=Origin(folder.resolve(), _text(run, "tensors_sha256", folder)),
     )
 
 
@@ -233,13 +268,27 @@ def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expect
     }
     expected |= {f"centre{i}": (torch.float32, (None,)) for i in range(_whole_number(run, "taps", folder, 1000))}
     expected |= {f"mask{i}": (torch.uint8, (None, None)) for i in range(count)}
-    tensors = read_safetensors(folder / TENSORS, expected)
+    tensors = read_safetensors(folder / TENSORS, expected, remedy=ALIGN_AGAIN)
+    _check_values(tensors, folder)
     channels = len(tensors["mean"])
     if len(tensors["classifier"]) != channels + 1 or any(not tensors[f"mask{i}"].numel() for i in range(count)):
         raise _damaged(folder, f"'{TENSORS}' does not fit together")
     if sha256_of(folder / TENSORS) != run.get("tensors_sha256"):
         raise _damaged(folder, f"'{TENSORS}' is not the file that was saved with it")
     return tensors
+
+
+def _check_values(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Refuses finite numbers that no alignment has: they would come out as points and pictures without a meaning."""
+    for name in ("confidence", "foreground"):
+        if not bool(((tensors[name] >= 0) & (tensors[name] <= 1)).all()):
+            raise _damaged(folder, f"its '{name}' does not lie between 0 and 1")
+    if bool((tensors["canonical"].abs() > _FARTHEST).any()):
+        raise _damaged(folder, f"its 'canonical' holds coordinates beyond {_FARTHEST}")
+    for name in ("descriptors", "features"):
+        lengths = tensors[name].float().norm(dim=2)
+        if tensors[name].shape[2] and bool(((lengths - 1).abs() > _ROUNDING).any()):
+            raise _damaged(folder, f"its '{name}' are not of unit length")
 
 
 def _load_photos(run: dict[str, Any], folder: Path) -> Collection:
@@ -333,4 +382,4 @@ def _whole_number(values: dict[str, Any], key: str, folder: Path, largest: int) 
 
 def _damaged(folder: Path | None, why: str) -> StorageError:
     place = f"The run in '{folder}'" if folder else "The run"
-    return StorageError(f"{place} is damaged: {why}. Align the photos again with --overwrite.")
+    return StorageError(f"{place} is damaged: {why}. {ALIGN_AGAIN}")

@@ -98,11 +98,14 @@ class PlantedAlignment:
     def propagate(self, edit, *, source: str):
         return propagate(self, edit, source)
 
-    def save(self, folder, *, overwrite: bool = False) -> None:
+    def save(self, folder, *, overwrite: bool = False, others=None) -> None:
+        for name, content in (others or {}).items():
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
+            (Path(folder) / name).write_bytes(content)
         (Path(folder) / "run.json").write_text("{}")
 
-    def add(self, photo) -> "PlantedAlignment":
-        return replace(self, warnings=(*self.warnings, f"{Path(photo).name} was added."))
+    def add(self, *photos, progress=None) -> "PlantedAlignment":
+        return replace(self, warnings=(*self.warnings, *(f"{Path(photo).name} was added." for photo in photos)))
 
 
 def to_canonical(points: np.ndarray, photo: int) -> np.ndarray:

@@ -174,7 +174,7 @@ def test_a_photo_that_shows_nothing_is_placed_without_confidence_or_refused(five
     try:
         found = five.add(tmp_path / "odd.png")
     except AlignmentError as error:
-        assert str(error) == "Nothing in the new photo can be matched with the others; is it the same object?"
+        assert str(error) == "Nothing in 'odd.png' can be matched with the others; is it the same object?"
         return
     answer = found.transfer([[size[0] / 2, size[1] / 2]], source="odd.png", target=five.names[0])
     assert bool(answer.points.isfinite().all())

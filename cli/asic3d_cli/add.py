@@ -29,20 +29,18 @@ def add(console: Console, run: Path, photos: tuple[Path, ...]) -> None:
     import time
 
     import asic3d
-    from asic3d.config import Progress
+    from asic3d.run_lock import hold_run
+    from asic3d.storage import read_run
     from asic3d_cli.runs import write_run
     from asic3d_cli.summary import run_as_json, show_run
     from asic3d_integrations.verdict import STAGES
 
-    console.after_interrupt = f"Stopped. Nothing was added to '{run}'."
-    start = time.perf_counter()
-    alignment = asic3d.load_alignment(run)
-    with console.progress({**STAGES, "adding": "Placing the new photos"}) as progress:
-        for number, photo in enumerate(photos, 1):
-            alignment = alignment.add(photo)
-            progress(Progress("adding", number, len(photos)))
-        adding = time.perf_counter() - start
-        seconds = {"adding": adding, **write_run(alignment, run, progress)}
+    console.after_interrupt = lambda: f"Stopped. Nothing was added to '{run}'."
+    read_run(run)  # nothing is put into a folder that is no finished run
+    with hold_run(run), console.progress(STAGES) as progress:
+        start = time.perf_counter()
+        alignment = asic3d.load_alignment(run).add(*photos, progress=progress)
+        seconds = {"adding": time.perf_counter() - start, **write_run(alignment, run, progress)}
     if console.as_json:
         console.emit(run_as_json(alignment, run, seconds))
     else:

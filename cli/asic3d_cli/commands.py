@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,12 +63,13 @@ class RootGroup(Group):
     wrong usage             2     click's message, likewise
     Ctrl-C                  130   a sentence that says how to go on
     the reader went away    0     nothing
+    a fault of ours         1     the traceback on stderr, then a sentence as for ``Asic3dError``
     ======================  ====  ===================================================================
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Makes the console before anything can fail, so that errors too come in the form that was asked for."""
-        ctx.obj = Console(quiet="--quiet" in args or "-q" in args, as_json="--json" in args)
+        ctx.obj = Console(list(args), quiet="--quiet" in args or "-q" in args, as_json="--json" in args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -89,12 +91,21 @@ class RootGroup(Group):
             console.error(error.format_message())
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            console.error(console.after_interrupt)
+            console.interrupted()
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             # Whoever read our output has seen enough. Python flushes once more on exit: let that go nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:  # a fault of ours: programs still get their object, people what to send us
+            traceback.print_exc()
+            console.error(
+                f"Something went wrong that should not have ({type(error).__name__}: {str(error).strip()}). What was "
+                "finished before is unchanged. Please report it with the lines above."
+            )
+            ctx.exit(1)
 
 
 @contextmanager

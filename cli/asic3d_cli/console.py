@@ -24,14 +24,15 @@ class Console:
     """Results go to stdout, progress and warnings to stderr.
 
     Attributes:
+        arguments: the command line's words after ``asic3d``.
         quiet: show errors alone (and what was asked for, where a command's purpose is to print it).
         as_json: one JSON object on stdout and nothing else.
-        after_interrupt: the sentence to show after Ctrl-C; commands that can go on say how.
+        after_interrupt: makes the sentence to show after Ctrl-C; commands that can go on say how.
     """
 
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
-        self.quiet, self.as_json = quiet, as_json
-        self.after_interrupt = "Stopped."
+    def __init__(self, arguments: list[str], quiet: bool = False, as_json: bool = False) -> None:
+        self.arguments, self.quiet, self.as_json = arguments, quiet, as_json
+        self.after_interrupt: Callable[[], str] = lambda: "Stopped."
         self.warned: list[str] = []
         self._live: RichConsole | None = None
 
@@ -45,7 +46,14 @@ class Console:
         if self.as_json:
             self.emit({"error": sentence})
         else:
-            click.secho(f"Error: {sentence}" if sentence != self.after_interrupt else sentence, fg="red", err=True)
+            click.secho(f"Error: {sentence}", fg="red", err=True)
+
+    def interrupted(self) -> None:
+        """Says on stderr what Ctrl-C has left; the same as JSON on stdout."""
+        if self.as_json:
+            self.emit({"error": self.after_interrupt()})
+        else:
+            click.secho(self.after_interrupt(), fg="red", err=True)
 
     def warn(self, sentence: str) -> None:
         """Shows one sentence on stderr, above a progress bar where there is one, and remembers it."""

@@ -127,7 +127,7 @@ def evaluate_set(
     from asic3d_integrations.verdict import STAGES
 
     if output is not None:
-        console.after_interrupt = f"Stopped. What was finished is in '{output}'."
+        console.after_interrupt = lambda: f"Stopped. What was finished is in '{output}'."
     scores: list[CategoryScores] = []
     for annotated in READERS[data_set](root, categories, limit):
         labels = {stage: f"{annotated.name}: {label}" for stage, label in {**STAGES, **METHODS}.items()}

@@ -43,7 +43,7 @@ def propagate(
     from asic3d.config import Progress
     from asic3d_integrations.edited_photos import SHEET, write_edited
 
-    console.after_interrupt = "Stopped. The photos that were painted before are complete."
+    console.after_interrupt = lambda: "Stopped. The photos that were painted before are complete."
     alignment = asic3d.load_alignment(run)
     folder = output or run / "edits" / edit.stem
     found: list[dict[str, Any]] = []

@@ -22,17 +22,18 @@ FOLDER = click.Path(path_type=Path)
 
 @contextmanager
 def prepared(run: Path, *, overwrite: bool, resume: bool = False) -> Iterator[None]:
-    """A run folder that may be written; where it was new and the work fails at once, it is gone again."""
-    from asic3d.storage import MARKER, prepare_output
+    """A run folder that nobody else writes; where it was new and nothing came into it, it is gone again afterwards."""
+    from asic3d.run_lock import claim_run
+    from asic3d.storage import MARKER
 
     new = not run.exists()
-    prepare_output(run, overwrite=overwrite, resume=resume)
-    if not resume:
-        (run / CHECKPOINT).unlink(missing_ok=True)
     try:
-        yield
-    except Asic3dError:
-        if new and [entry.name for entry in run.iterdir()] == [MARKER]:
+        with claim_run(run, overwrite=overwrite, resume=resume):
+            if not resume:
+                (run / CHECKPOINT).unlink(missing_ok=True)
+            yield
+    except (Asic3dError, KeyboardInterrupt):
+        if new and run.is_dir() and [entry.name for entry in run.iterdir()] == [MARKER]:
             (run / MARKER).unlink()
             run.rmdir()
         raise
@@ -53,7 +54,11 @@ def align_folder(
         The alignment, and the seconds of every stage, from loading the photos to writing the report.
     """
     import asic3d
+    from asic3d.alignment import choose_device
+    from asic3d.backbones import check_backbone
 
+    choose_device(config.device)  # what is wrong is said before the photos are loaded
+    check_backbone(config.backbone, config.weights)
     start = time.perf_counter()
     collection = asic3d.load_collection(photos, masks=masks, strict=strict, progress=progress)
     loading = time.perf_counter() - start
@@ -62,19 +67,19 @@ def align_folder(
 
 
 def write_run(alignment: "Alignment", run: Path, progress: Callable[["Progress"], None]) -> dict[str, float]:
-    """Saves an alignment with its report.
+    """Saves an alignment with its report: all files or none, so that a finished run has its report.
 
     Returns:
         The seconds of both.
     """
     from asic3d.config import Progress
-    from asic3d_integrations.report import write_report
+    from asic3d_integrations.report import report_files
 
     start = time.perf_counter()
-    alignment.save(run, overwrite=True)
+    report = report_files(alignment)
+    progress(Progress("report", 1, 1))
+    reported = time.perf_counter()
+    alignment.save(run, overwrite=True, others=report)
     (run / CHECKPOINT).unlink(missing_ok=True)
     progress(Progress("saving", 1, 1))
-    saved = time.perf_counter()
-    write_report(alignment, run)
-    progress(Progress("report", 1, 1))
-    return {"saving": saved - start, "report": time.perf_counter() - saved}
+    return {"report": reported - start, "saving": time.perf_counter() - reported}

@@ -4,6 +4,7 @@ The page needs no network: pictures are ``data:`` URIs, style and script are in 
 forbids everything else. Each photo is stored once and drawn again wherever it appears.
 """
 
+import io
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from asic3d import __version__
-from asic3d.canonical_grid import GRID_FILE, save_grid
-from asic3d.storage import atomic_write
+from asic3d.canonical_grid import GRID_FILE, grid_bytes
+from asic3d.storage import write_together
 from asic3d_integrations import report_sections as sections
 from asic3d_integrations.canonical_pictures import grid_picture, heat_map_sheet, heat_maps
 from asic3d_integrations.contact_sheets import contact_sheets
@@ -22,6 +23,9 @@ from asic3d_integrations.sampled_matches import sample_matches
 
 if TYPE_CHECKING:
     from asic3d import Alignment
+
+
+PAGE = "report.html"
 
 
 def write_report(alignment: "Alignment", folder: str | Path) -> Path:
@@ -41,6 +45,12 @@ def write_report(alignment: "Alignment", folder: str | Path) -> Path:
         >>> write_report(asic3d.load_alignment("asic3d_out"), "asic3d_out")  # doctest: +SKIP
     """
     folder = Path(folder)
+    write_together({folder / name: content for name, content in report_files(alignment).items()})
+    return folder / PAGE
+
+
+def report_files(alignment: "Alignment") -> dict[str, bytes]:
+    """What :func:`write_report` writes: path in the run folder, with forward slashes, to content; the page last."""
     many = len(alignment.names) > 16  # smaller pictures and fewer points keep the page at a few megabytes
     views = views_of(alignment, side=440 if many else 640)
     samples = sample_matches(alignment, count=60 if many else 120)
@@ -50,16 +60,23 @@ def write_report(alignment: "Alignment", folder: str | Path) -> Path:
     page = _template("report.html").substitute(
         parts, version=__version__, style=_read("report.css"), script=_read("report.js")
     )
-    for name, sheet in contact_sheets(views, samples, alignment.config.parts).items():
-        atomic_write(folder / "figures" / name, lambda file, sheet=sheet: sheet.save(file, "JPEG", quality=88))
+    sheets = contact_sheets(views, samples, alignment.config.parts)
     side = (2 * grid.resolution, 2 * grid.resolution)
     canonical = Image.fromarray(grid_picture(grid)).resize(side, Image.Resampling.BICUBIC)
-    for name, picture in (("canonical.png", canonical), ("distortion.png", heat_map_sheet(heats))):
-        atomic_write(folder / "figures" / name, lambda file, picture=picture: picture.save(file, "PNG"))
-    save_grid(grid, folder / GRID_FILE)
-    # "replace": a file name that is not valid Unicode must not cost the report
-    atomic_write(folder / "report.html", lambda file: file.write(page.encode("utf-8", "replace")))
-    return folder / "report.html"
+    return {
+        **{f"figures/{name}": _picture(sheet, "JPEG", quality=88) for name, sheet in sheets.items()},
+        "figures/canonical.png": _picture(canonical, "PNG"),
+        "figures/distortion.png": _picture(heat_map_sheet(heats), "PNG"),
+        GRID_FILE: grid_bytes(grid),
+        # "replace": a file name that is not valid Unicode must not cost the report
+        PAGE: page.encode("utf-8", "replace"),
+    }
+
+
+def _picture(picture: Image.Image, form: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def _read(name: str) -> str:

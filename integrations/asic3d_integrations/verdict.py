@@ -68,8 +68,9 @@ STAGES = {
     "canonical": "Laying all photos into one shared frame",
     "training": "Training the maps into the shared frame",
     "confidence": "Judging every place",
+    "adding": "Placing the added photos",
+    "report": "Making the report",
     "saving": "Saving",
-    "report": "Writing the report",
 }
 """Stage of the work -> what it does, in words."""
 
@@ -104,14 +105,14 @@ def _level(value: float, limits: tuple[float, float]) -> str:
 
 def photo_fits(alignment: "Alignment") -> tuple[float, ...]:
     """How well each photo's object is explained by the other photos: mean confidence over its foreground, [0, 1]."""
-    from asic3d.alignment import photo_fits as fits
+    from asic3d.judgement import photo_fits as fits
 
     return tuple(fits(alignment.confidence.flatten(1), alignment.foreground.flatten(1)).tolist())
 
 
 def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
     """The word for each photo's fit, by itself and compared with the others; poor where there is nothing to fit."""
-    from asic3d.alignment import OUTLIER
+    from asic3d.judgement import OUTLIER
 
     fits, bare, nothing = photo_fits(alignment), bare_photos(alignment), shows_nothing(alignment)
     usual = median(fits)
@@ -124,7 +125,10 @@ def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
 def verdict(alignment: "Alignment") -> tuple[str, str]:
     """A word and a sentence about the whole alignment, from how many photos fit the others."""
     if shows_nothing(alignment):
-        return POOR, "These photos are all the same picture, or without any shapes: there is nothing to compare in them."
+        return (
+            POOR,
+            "These photos are all the same picture, or without any shapes: there is nothing to compare in them.",
+        )
     from asic3d.orientations import UNRELATED
 
     if _untrained(alignment):

@@ -1,0 +1,100 @@
+"""How well the photos of an alignment go together, and what looks wrong with it, in sentences."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from asic3d.best_buddies import BestBuddies
+from asic3d.photo_folder import shown
+
+OUTLIER = 0.4
+"""A photo whose fit is below this share of the usual one does not belong to the others."""
+_ONE_PLACE = 0.15  # canonical units
+
+
+def photo_fits(confidence: Tensor, objects: Tensor) -> Tensor:
+    """(N,) mean confidence of each photo's object, from (N, G * G) confidence and probability of the object."""
+    return (confidence * objects).sum(1) / objects.sum(1).clamp(min=1e-6)
+
+
+def fit_warnings(names: Sequence[str], fits: Tensor) -> Iterator[str]:
+    """The photos that hardly fit the others, from the (N,) fits of :func:`photo_fits`."""
+    usual = float(fits.median())
+    for name, fit in zip(names, fits.tolist(), strict=True):
+        if fit < OUTLIER * usual and len(names) > 2:
+            yield (
+                f"{shown(name)} hardly fits the others (confidence {fit:.2f}, usual {usual:.2f}): is it the same "
+                "object?"
+            )
+
+
+def object_warnings(names: Sequence[str], whole: Sequence[int]) -> Iterator[str]:
+    """The photos in which no object was found, given by their index."""
+    if whole and len(whole) == len(names):
+        yield "No object stands out from its surroundings: all of every photo was aligned. Is that wrong? Give --masks."
+    elif whole:
+        listed = ", ".join(shown(names[index]) for index in whole)
+        yield f"No object was found in {listed}: all of it was aligned. Is that wrong? Give --masks."
+
+
+def standing_warnings(names: Sequence[str], turns: Sequence[int], mirrored: Sequence[bool]) -> Iterator[str]:
+    """The photos that stand otherwise than most: quarters by which each was turned, and whether it was mirrored."""
+    for name, quarters in zip(names, turns, strict=True):
+        if quarters:
+            how = {1: "on its right side", 2: "upside down", 3: "on its left side"}[quarters]
+            yield (
+                f"{shown(name)} lies {how}; it was turned for the alignment. Its own pixels and points stay as they "
+                "are."
+            )
+    for name, other in zip(names, mirrored, strict=True):
+        if other:
+            yield (
+                f"{shown(name)} faces the other way than most; it was mirrored for the alignment. If it shows another "
+                "side of one and the same object, align with --set flips=false."
+            )
+
+
+def agreeing(buddies: BestBuddies, canonical: Tensor) -> Tensor:
+    """(M,) bool: the matches whose two ends lie at one place of the (N, G * G, 2) canonical coordinates."""
+    residual = canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]
+    return residual.norm(dim=1) < _ONE_PLACE
+
+
+@dataclass(frozen=True)
+class Further:
+    """What the pairs of a photo that was added say, beside those that were fitted.
+
+    Attributes:
+        pairs: how many there are.
+        agreement: sum over the pairs of their mean confidence.
+        matches: how many matches they have.
+        agreeing: how many of those lie at one place.
+    """
+
+    pairs: int
+    agreement: float
+    matches: int
+    agreeing: int
+
+
+def enlarged_quality(quality: dict[str, float], pairs: int, further: Further, fits: Tensor) -> dict[str, float]:
+    """The figures of an alignment that was enlarged, as if its pairs and the further ones had been counted together.
+
+    Args:
+        quality: the figures before. Those that can't be brought up to date without a new fit stay.
+        pairs: how many pairs they are about.
+        further: what came after.
+        fits: (N,) fits of all photos, as of :func:`photo_fits`.
+    """
+    matches = quality.get("matches_per_pair", 0.0) * pairs
+    total = pairs + further.pairs
+    shares = {
+        "confidence": float(fits.mean()),
+        "weakest_photo": float(fits.min()),
+        "pair_agreement": (quality.get("pair_agreement", 0.0) * pairs + further.agreement) / total,
+        "agreeing_matches": (quality.get("agreeing_matches", 0.0) * matches + further.agreeing)
+        / max(matches + further.matches, 1),
+        "matches_per_pair": (matches + further.matches) / total,
+    }
+    return {name: shares.get(name, value) for name, value in quality.items()}

@@ -1,0 +1,132 @@
+"""One process at a time makes or changes a run folder: what two write at once would be lost without a word."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from asic3d.errors import StorageError
+from asic3d.storage import prepare_output
+
+LOCK = ".asic3d.lock"
+"""The file in a run folder that is locked, not its presence: the system frees it when a process dies."""
+_held: dict[tuple[Path, int], int] = {}
+"""(folder, thread) that holds a lock in this process -> how many times over."""
+
+
+@contextlib.contextmanager
+def hold_run(folder: str | Path) -> Iterator[None]:
+    """Keeps other processes, and other threads of this one, from making or changing a run folder meanwhile.
+
+    May be entered again by the thread that is in it. A file system that knows no locks is used without.
+
+    Args:
+        folder: an existing folder that may be written.
+
+    Raises:
+        StorageError: another process is at it; nothing was changed.
+
+    Example:
+        >>> with hold_run("asic3d_out"):  # doctest: +SKIP
+        ...     load_alignment("asic3d_out").add("new.jpg").save("asic3d_out", overwrite=True)
+    """
+    key = (Path(folder).resolve(), threading.get_ident())
+    if key in _held:
+        _held[key] += 1
+        try:
+            yield
+        finally:
+            _held[key] -= 1
+        return
+    file = _locked(key[0] / LOCK, Path(folder))
+    _held[key] = 1
+    try:
+        yield
+    finally:
+        del _held[key]
+        _release(file, key[0] / LOCK)
+
+
+@contextlib.contextmanager
+def claim_run(folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[None]:
+    """Makes a run folder ready to be written (:func:`asic3d.storage.prepare_output`) and holds it.
+
+    Raises:
+        StorageError: as both.
+    """
+    prepare_output(folder, overwrite=overwrite, resume=resume)  # no lock is put into a folder that is not ours
+    with hold_run(folder):
+        prepare_output(folder, overwrite=overwrite, resume=resume)  # somebody else may just have finished there
+        yield
+
+
+def _locked(path: Path, folder: Path) -> IO[bytes]:
+    """The lock file, open and locked."""
+    while True:
+        try:
+            file = path.open("a+b")
+        except OSError as error:
+            raise StorageError(
+                f"'{folder}' can't be written ({error.strerror or error}). Choose another folder, or change its "
+                "permissions."
+            ) from error
+        if not _lock(file):
+            file.seek(0)
+            owner = file.read(200).decode("utf-8", "replace").strip()
+            file.close()
+            raise StorageError(
+                f"Another asic3d is writing to '{folder}'{f' ({owner})' if owner.isprintable() and owner else ''}: "
+                "nothing was changed. Wait until it is done, or choose another folder."
+            )
+        if _is_same(file, path):
+            break
+        file.close()  # its owner removed the file between our opening and locking it
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+    file.flush()
+    return file
+
+
+def _is_same(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+def _release(file: IO[bytes], path: Path) -> None:
+    if sys.platform == "win32":  # an open file can't be removed there
+        file.close()
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()  # while it is locked: nobody can lock it in between and be left with a file that is gone
+    file.close()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Locks a file without waiting; False where somebody else has it, True too where locks are unknown."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(1000)  # one byte far behind the text, which others may read
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # such as ENOLCK and EOPNOTSUPP
+        return True
+    return True

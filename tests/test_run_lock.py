@@ -1,0 +1,106 @@
+"""One process at a time in a run folder; what dies leaves nothing locked."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from asic3d.errors import StorageError
+from asic3d.run_lock import LOCK, hold_run
+
+ROOT = Path(__file__).parents[1]
+HOLD = (
+    "import sys\nfrom asic3d.run_lock import hold_run\n"
+    "with hold_run(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the lock of tmp_path until its standard input is closed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_another_process_is_refused_and_named(tmp_path, other):
+    with pytest.raises(StorageError) as caught, hold_run(tmp_path):
+        pytest.fail("two at once")
+    assert str(caught.value).startswith(f"Another asic3d is writing to '{tmp_path}' (process {other.pid} on ")
+    assert str(caught.value).endswith("nothing was changed. Wait until it is done, or choose another folder.")
+
+
+def test_when_the_other_is_done_its_lock_is_gone(tmp_path, other):
+    other.communicate()
+    assert other.returncode == 0
+    assert not list(tmp_path.iterdir())
+    with hold_run(tmp_path):
+        assert (tmp_path / LOCK).is_file()
+
+
+def test_what_a_killed_process_left_is_taken_over(tmp_path, other):
+    other.kill()
+    other.wait()
+    assert (tmp_path / LOCK).is_file()
+    with hold_run(tmp_path):
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_thread_may_enter_again_and_others_may_not(tmp_path):
+    refused = []
+
+    def elsewhere():
+        try:
+            with hold_run(tmp_path):
+                pass
+        except StorageError as error:
+            refused.append(str(error))
+
+    def run():
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        return len(refused)
+
+    with hold_run(tmp_path):
+        with hold_run(tmp_path):
+            assert run() == 1
+        assert run() == 2
+    assert run() == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), hold_run(tmp_path):
+        raise ZeroDivisionError
+    with hold_run(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(StorageError, match="can't be written"), hold_run(tmp_path / "missing"):
+        pytest.fail("nothing to hold")
+
+
+def test_without_locks_work_goes_on(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def unknown(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with hold_run(tmp_path):
+        pass
