@@ -102,7 +102,7 @@ class PlantedAlignment:
         for name, content in (others or {}).items():
             (Path(folder) / name).parent.mkdir(exist_ok=True)
             (Path(folder) / name).write_bytes(content)
-        (Path(folder) / "run.json").write_text("{}")
+        (Path(folder) / "run.json").write_text('{"format_version": 1}')
 
     def add(self, *photos, progress=None) -> "PlantedAlignment":
         return replace(self, warnings=(*self.warnings, *(f"{Path(photo).name} was added." for photo in photos)))

@@ -8,9 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from asic3d import adding
 from asic3d.alignment import Alignment, align, load_alignment
+from asic3d.backbones import load_backbone
 from asic3d.collection import Collection, load_collection, load_photo
+from asic3d.config import Progress
 from asic3d.errors import AlignmentError, BackboneError, CollectionError
+from asic3d.judgement import fit_warnings, photo_fits
 from asic3d.metrics import mask_iou
 
 NEW = 5  # the photo that comes later
@@ -195,3 +199,90 @@ def test_a_masked_collection_takes_a_photo_without_a_mask(toy):
     found = alignment.add(toy.collection[NEW])
     assert mask_iou(found.mask(toy.truth.names[NEW]) > 0, toy.truth.photos[NEW].mask) > 0.6
     assert np.mean(ways(toy, found)[0] < 0.1) > 0.85
+
+
+# --- figures and warnings
+
+
+def test_figures_are_those_of_all_photos(five, six):
+    fits = photo_fits(six.confidence.flatten(1), six.space.foreground)
+    assert six.quality["confidence"] == pytest.approx(float(fits.mean()), abs=1e-6)
+    assert six.quality["weakest_photo"] == pytest.approx(float(fits.min()), abs=1e-6)
+    assert set(six.quality) == set(five.quality)
+    assert six.pairs == five.pairs + 5 == 15
+
+
+def test_figures_are_near_those_of_a_full_fit(toy, six):
+    for name, near in (("confidence", 0.05), ("pair_agreement", 0.05), ("agreeing_matches", 0.03)):
+        assert six.quality[name] == pytest.approx(toy.alignment.quality[name], abs=near), name
+    full = toy.alignment.quality["matches_per_pair"]
+    assert six.quality["matches_per_pair"] == pytest.approx(full, rel=0.25)
+
+
+def test_a_photo_of_something_else_is_warned_of_and_pulls_the_figures_down(five, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)).save(tmp_path / "noise.png")
+    found = five.add(tmp_path / "noise.png")
+    assert any(text.startswith("'noise.png' hardly fits the others (confidence ") for text in found.warnings)
+    assert "Nothing but grain, without a shape that could be matched: 'noise.png'." in found.collection.warnings
+    assert found.quality["weakest_photo"] < 0.5 * five.quality["weakest_photo"]
+    assert found.quality["confidence"] < five.quality["confidence"]
+
+
+def test_a_warning_that_is_no_longer_true_is_gone(toy, five):
+    confidence = five.confidence * torch.tensor([1, 1, 1, 1, 0.1])[:, None, None]
+    fits = photo_fits(confidence.flatten(1), five.space.foreground)
+    doubtful = dataclasses.replace(
+        five, confidence=confidence, warnings=(*fit_warnings(five.names, fits), "Something else.")
+    )
+    assert len(doubtful.warnings) == 2
+    found = doubtful.add(toy.collection[NEW])
+    after = photo_fits(found.confidence.flatten(1), found.space.foreground)
+    assert found.warnings == ("Something else.", *fit_warnings(found.names, after))
+    assert len(found.warnings) == 2 and found.warnings[1] != doubtful.warnings[0]  # the usual fit is another one now
+
+
+def test_a_copy_under_another_name_is_noted(toy, five, tmp_path):
+    first = five.names[0]
+    for name in ("copy.jpg", "another.jpg"):
+        shutil.copy(toy.folder / "images" / first, tmp_path / name)
+    found = five.add(tmp_path / "copy.jpg", tmp_path / "another.jpg")
+    assert [photo.duplicate_of for photo in found.collection] == [None] * 5 + [first] * 2
+    assert found.collection.warnings == (f"The same file as '{first}': 'copy.jpg', 'another.jpg'.",)
+    found.save(tmp_path / "run")
+    assert load_alignment(tmp_path / "run").collection["another.jpg"].duplicate_of == first
+
+
+def test_several_photos_are_placed_as_one_after_the_other_with_one_network(toy, five, six, tmp_path, monkeypatch):
+    Image.fromarray(toy.truth.photos[0].image[:, ::-1]).save(tmp_path / "mirrored.png")
+    loads, told = [], []
+    monkeypatch.setattr(adding, "load_backbone", lambda *a, **k: (loads.append(a), load_backbone(*a, **k))[1])
+    both = five.add(toy.collection[NEW], tmp_path / "mirrored.png", progress=told.append)
+    assert len(loads) == 1
+    assert told == [Progress("adding", 1, 2), Progress("adding", 2, 2)]
+    single = six.add(tmp_path / "mirrored.png")
+    assert torch.equal(both.canonical, single.canonical)
+    assert both.quality == pytest.approx(single.quality)
+    assert both.warnings == single.warnings
+
+
+def test_the_figures_of_an_added_photo_are_saved(six, tmp_path):
+    six.save(tmp_path / "run")
+    found = load_alignment(tmp_path / "run")
+    assert (found.quality, found.warnings, found.pairs) == (six.quality, six.warnings, six.pairs)
+
+
+def test_two_new_photos_of_one_name_are_refused(toy, five, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(toy.folder / "images" / toy.truth.names[NEW], tmp_path / folder / "new.jpg")
+    with pytest.raises(CollectionError) as caught:
+        five.add(tmp_path / "a" / "new.jpg", tmp_path / "b" / "new.jpg")
+    assert str(caught.value) == "Two of the new photos are called 'new.jpg'; rename one."
+
+
+def test_the_photo_that_can_not_be_matched_is_named(toy, five):
+    nothing = dataclasses.replace(five, space=dataclasses.replace(five.space, valid=five.space.valid & False))
+    with pytest.raises(AlignmentError) as caught:
+        nothing.add(toy.collection[NEW])
+    name = toy.truth.names[NEW]
+    assert str(caught.value) == f"Nothing in '{name}' can be matched with the others; is it the same object?"

@@ -1,10 +1,12 @@
 import dataclasses
+import errno
 import importlib
 import json
 import os
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -14,8 +16,10 @@ from cli_runner import plant_library, run
 import asic3d
 from asic3d.config import AlignmentConfig
 from asic3d.errors import AlignmentError, BackboneWarning
+from asic3d.run_lock import hold_run
 from asic3d_cli import options
 from asic3d_cli.main import main
+from asic3d_integrations import report
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,7 +123,7 @@ def test_options_reach_the_configuration(planted):
     ("arguments", "code", "message"),
     [
         (["--set", "grid"], 2, "Invalid value for --set: 'grid' is not of the form NAME=VALUE."),
-        (["--set", "grid=x"], 1, "Error: The setting 'grid' takes a value of type int, not 'x'."),
+        (["--set", "grid=x"], 1, "Error: The setting 'grid' takes a whole number, not 'x'."),
         (["--set", "grid=1"], 1, "Error: The setting 'grid' must lie between 8 and 256; 1 does not."),
         (["--seed", "1", "--set", "seed=2"], 1, "Error: The setting 'seed' is given twice. Give it once."),
         (["--preset", "x"], 1, "Error: There is no preset 'x'; choose one of: "),
@@ -151,8 +155,8 @@ def test_align_writes_the_run_folder_and_tells_about_it(planted):
     assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
         "Loading the photos",
         "Reading the photos with the network",
+        "Making the report",
         "Saving",
-        "Writing the report",
     ]
 
 
@@ -177,7 +181,7 @@ def test_json_is_one_object_and_nothing_else(planted):
     assert told["photos"] == pytest.approx({"a.jpg": 0.95, "b.jpg": 0.95, "c.jpg": 0.95})
     assert told["quality"] == {"planted_figure": 0.8125}
     assert told["verdict"] == {"level": "good", "text": "All 3 photos fit together."}
-    assert list(told["seconds"]) == ["photos", "features", "canonical", "saving", "report"]
+    assert list(told["seconds"]) == ["photos", "features", "canonical", "report", "saving"]
 
 
 def test_a_warning_is_shown_once(planted):
@@ -234,12 +238,69 @@ def test_errors_of_the_fit_are_one_sentence(planted, monkeypatch):
     assert result.stderr == "Error: Nothing matches. Take photos that show the same side.\n"
 
 
-def test_unexpected_errors_are_not_hidden(planted, monkeypatch):
-    def fail(*_, **__):
-        raise ZeroDivisionError
+def fault(*_, **__):
+    raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(asic3d, "align", fail)
-    assert isinstance(run("align", "photos").exception, ZeroDivisionError)
+
+def test_unexpected_errors_are_not_hidden(planted, monkeypatch):
+    monkeypatch.setattr(asic3d, "align", fault)
+    result = run("align", "photos")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Traceback (most recent call last):" in result.stderr and "in fault" in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        "Error: Something went wrong that should not have (ZeroDivisionError: by zero). What was finished before is "
+        "unchanged. Please report it with the lines above."
+    )
+
+
+def test_unexpected_errors_as_json(planted, monkeypatch):
+    monkeypatch.setattr(asic3d, "align", fault)
+    result = run("align", "photos", "--json")
+    assert result.exit_code == 1
+    assert "ZeroDivisionError: by zero" in json.loads(result.stdout)["error"]
+
+
+def test_a_fault_in_the_report_leaves_no_finished_run(planted, monkeypatch):
+    monkeypatch.setattr(report, "report_files", fault)
+    assert run("align", "photos").exit_code == 1
+    assert not Path("asic3d_out/run.json").exists()
+    monkeypatch.undo()
+    assert run("transfer", "asic3d_out", "--source", "a.jpg", "--point", "1,2").exit_code == 1
+
+
+def test_a_fault_in_the_report_leaves_a_finished_run_as_it_was(planted, monkeypatch):
+    assert run("align", "photos", "-q").exit_code == 0
+    before = {path: path.read_bytes() for path in Path("asic3d_out").rglob("*") if path.is_file()}
+    monkeypatch.setattr(report, "report_files", fault)
+    assert run("add", "asic3d_out", "photos/a.jpg").exit_code == 1
+    assert before == {path: path.read_bytes() for path in Path("asic3d_out").rglob("*") if path.is_file()}
+
+
+def test_two_commands_at_once_in_one_folder(planted, monkeypatch):
+    assert run("align", "photos", "-q").exit_code == 0
+    before = {path: path.read_bytes() for path in Path("asic3d_out").rglob("*") if path.is_file()}
+    with ThreadPoolExecutor(1) as another, hold_run("asic3d_out"):
+        for command in (["align", "photos", "--overwrite"], ["add", "asic3d_out", "photos/a.jpg"]):
+            result = another.submit(run, *command).result()
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert result.stderr.startswith("Error: Another asic3d is writing to 'asic3d_out' (process ")
+            assert result.stderr.endswith("nothing was changed. Wait until it is done, or choose another folder.\n")
+    assert before == {path: path.read_bytes() for path in Path("asic3d_out").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--backbone", "resnet", "There is no backbone 'resnet'; choose 'auto' or one of: "),
+        ("--weights", "none.pth", f"The weights 'none.pth' can't be read ({os.strerror(errno.ENOENT)})."),
+        ("--device", "toaster", "There is no device 'toaster'; choose 'auto', 'cpu', 'cuda' or 'cuda:N'."),
+    ],
+)
+def test_what_can_not_run_is_said_before_the_photos_are_loaded(planted, option, value, message):
+    result = run("align", "photos", option, value)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {message}")  # nothing about photos before it
+    assert planted == [] and not Path("asic3d_out").exists()
 
 
 def test_only_our_own_warnings_are_shown(planted, monkeypatch):
@@ -261,17 +322,30 @@ def interrupt(*_, checkpoint, **__):
 def test_ctrl_c_says_how_to_go_on_and_keeps_the_checkpoint(planted, monkeypatch):
     working = asic3d.align
     monkeypatch.setattr(asic3d, "align", interrupt)
-    result = run("align", "photos")
+    result = run("align", "photos", "--overwrite", "-o", "my run", "--seed", "0")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (
-        "Stopped. Give the same command with --resume to go on from the last checkpoint."
+        "Stopped. To go on from the last checkpoint: asic3d align --resume photos -o 'my run' --seed 0"
     )
-    checkpoint = Path("asic3d_out/checkpoint.safetensors")
+    checkpoint = Path("my run/checkpoint.safetensors")
     assert checkpoint.read_bytes() == b"half way"
 
     monkeypatch.setattr(asic3d, "align", lambda *a, **k: (checkpoint.read_bytes(), working(*a, **k))[1])
-    assert run("align", "photos", "--resume", "-q").exit_code == 0
+    assert run("align", "--resume", "photos", "-o", "my run", "--seed", "0", "-q").exit_code == 0
     assert not checkpoint.exists()
+
+
+def test_ctrl_c_before_the_first_checkpoint_promises_none(planted, monkeypatch):
+    def early(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asic3d, "align", early)
+    result = run("align", "photos")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == (
+        "Stopped before there was anything to go on from. Give the same command to begin again."
+    )
+    assert not Path("asic3d_out").exists()
 
 
 def test_without_resume_an_old_checkpoint_is_not_used(planted, monkeypatch):

@@ -228,7 +228,7 @@ def test_unreadable_photos_are_named_and_left_out(tmp_path):
         "dot.png": "it is 1 x 1 pixels; each side needs at least 16",
         "empty.jpg": "the file is empty",
         "line.png": "it is 1 x 5000 pixels; each side needs at least 16",
-        "text\n.jpg": "it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, HEIC",
+        "text\n.jpg": "it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC",
     }
     assert texts[2] == "'empty.jpg' is left out: the file is empty."
     assert texts[4].startswith(r"'text\n.jpg' is left out: it is not a photo")

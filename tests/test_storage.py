@@ -100,6 +100,18 @@ def test_read_only_place(tmp_path, monkeypatch):
     assert files_in(tmp_path) == []
 
 
+def test_a_file_that_is_too_large_is_no_matter_of_permissions(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    monkeypatch.setattr(storage.os, "fsync", fail_with(errno.EFBIG))
+    with pytest.raises(StorageError) as caught:
+        write_json(path, {})
+    assert str(caught.value) == (
+        f"'{path}' is larger than files may be here: it was not written, and what was there before is unchanged. Lift "
+        "the limit (ulimit -f), or choose a folder on another disk."
+    )
+    assert files_in(tmp_path) == []
+
+
 def test_place_below_a_file(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"can't be written \((Not a directory|File exists)\)"):
@@ -193,7 +205,10 @@ def test_read_run(tmp_path):
     prepare_output(tmp_path)
     with pytest.raises(StorageError) as caught:
         read_run(tmp_path)
-    assert str(caught.value) == f"The run in '{tmp_path}' did not finish; go on with it with 'asic3d align --resume'."
+    assert str(caught.value) == (
+        f"The run in '{tmp_path}' did not finish. Go on with it, PHOTOS being its photo folder: "
+        f"asic3d align PHOTOS -o {tmp_path} --resume"
+    )
     write_json(tmp_path / "run.json", {"photos": []})
     with pytest.raises(StorageError, match="it has no format_version"):
         read_run(tmp_path)
@@ -338,8 +353,8 @@ def test_prepare_output_keeps_a_finished_run(tmp_path):
     with pytest.raises(StorageError) as caught:
         prepare_output(tmp_path)
     assert str(caught.value) == (
-        f"'{tmp_path}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), go on with it "
-        "with --resume, or choose another folder with -o."
+        f"'{tmp_path}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose "
+        "another folder with -o."
     )
     prepare_output(tmp_path, overwrite=True)
     prepare_output(tmp_path, resume=True)
