@@ -74,6 +74,26 @@ def pixels_to_crop(points: Tensor, corner: tuple[int, int], scale: float) -> Ten
     return (points - torch.tensor(corner, dtype=points.dtype) + 0.5) * scale - 0.5
 
 
+def unturned_pixels(points: Tensor, turns: int, size: tuple[int, int]) -> Tensor:
+    """Pixels of a photo that was turned back to pixels of the photo as it is.
+
+    Args:
+        points: (..., 2) float, pixels of the turned photo.
+        turns: quarters by which it was turned counter-clockwise.
+        size: (width, height) of the photo as it is.
+
+    Returns:
+        (..., 2) of the same dtype.
+
+    Example:
+        >>> unturned_pixels(torch.tensor([[0.0, 0.0]]), 1, (200, 100)).tolist()
+        [[199.0, 0.0]]
+    """
+    (x, y), (width, height) = points.unbind(-1), size
+    places = ((x, y), (width - 1 - y, x), (width - 1 - x, height - 1 - y), (y, height - 1 - x))
+    return torch.stack(places[turns % 4], -1)
+
+
 def cell_centres(cells: int, device: torch.device | str = "cpu") -> Tensor:
     """(cells * cells, 2) float32: normalised centre of every grid cell, row by row, x first."""
     line = grid_to_normalised(torch.arange(cells, dtype=torch.float32, device=device), cells)

@@ -8,6 +8,7 @@
     ├── ConfigError             a setting that does not exist or is out of its range
     ├── AlignmentError          the fit: nothing to match, diverged
     ├── EditError               an edit that is to be propagated: unreadable, without transparency, of another shape
+    ├── ExportError             keypoints, matches or photos that can't be handed to another program
     ├── StorageError            run folders and files: exist already, damaged, not writable, of a newer version
     └── MissingExtraError       an optional package that is not installed
 
@@ -37,6 +38,10 @@ class AlignmentError(Asic3dError):
 
 class EditError(Asic3dError):
     """What was painted on a photo can't be painted on the others."""
+
+
+class ExportError(Asic3dError):
+    """Keypoints, matches or photos can't be handed to another program."""
 
 
 class StorageError(Asic3dError):

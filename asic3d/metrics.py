@@ -1,4 +1,4 @@
-"""How good correspondences and masks are against the truth: PCK, k-CyPCK, IoU. Pure numpy, no I/O.
+"""How good correspondences, masks and poses are against the truth: PCK, k-CyPCK, IoU, AUC. Pure numpy, no I/O.
 
 All points are in original pixels (x right, y down); every extent is the longer side of the object's box in the photo
 that a point is judged in, in pixels. Scores are fractions in [0, 1].
@@ -220,3 +220,77 @@ def _hop(
         if chosen.any():
             moved[chosen] = np.asarray(transfer(i, j, points[chosen]), np.float64)
     return moved
+
+
+@dataclass(frozen=True, eq=False)
+class PoseScores:
+    """How right the poses of N photos are, over all pairs of them: no frame, scale or first photo matters.
+
+    Attributes:
+        rotation: (P,) float64, degrees by which the relative rotation of each pair i < j is off; 180 where a photo has
+            no pose.
+        translation: (P,) float64, degrees between the relative translations' directions; likewise. 0 where the two true
+            cameras stand in one place.
+        registered: how many photos have a pose.
+        posed: (P,) bool, pairs of which both photos have one.
+    """
+
+    rotation: np.ndarray
+    translation: np.ndarray
+    registered: int
+    posed: np.ndarray
+
+    def auc(self, limit: float) -> float:
+        """Area under the recall curve of the larger of both errors up to ``limit`` degrees, a fraction in [0, 1]."""
+        errors = np.sort(np.maximum(self.rotation, self.translation))
+        if not len(errors):
+            return math.nan
+        below = errors[errors < limit]
+        recall = np.arange(len(below) + 1) / len(errors)
+        edges = np.concatenate([[0.0], below, [limit]])
+        values = np.concatenate([recall, recall[-1:]])
+        return float(np.trapezoid(values, edges) / limit)
+
+    def median(self, errors: np.ndarray) -> float:
+        """Median of either error over the pairs that have poses, degrees; NaN where there are none."""
+        return float(np.median(errors[self.posed])) if self.posed.any() else math.nan
+
+
+def score_poses(
+    rotations: np.ndarray, translations: np.ndarray, true_rotations: np.ndarray, true_translations: np.ndarray
+) -> PoseScores:
+    """Compares world-to-camera poses, ``x_cam = R X + t``, with the true ones.
+
+    Args:
+        rotations: (N, 3, 3) float; NaN where a photo has no pose.
+        translations: (N, 3) float, likewise.
+        true_rotations: (N, 3, 3) float.
+        true_translations: (N, 3) float.
+    """
+    i, j = np.triu_indices(len(rotations), 1)
+    relative, direction = _relative(rotations, translations, i, j)
+    true_relative, true_direction = _relative(true_rotations, true_translations, i, j)
+    trace = np.einsum("pkl,pkl->p", relative, true_relative)
+    lengths = np.linalg.norm(direction, axis=1), np.linalg.norm(true_direction, axis=1)
+    cosine = (direction * true_direction).sum(1) / np.maximum(lengths[0] * lengths[1], 1e-12)
+    has = np.asarray(np.isfinite(rotations).all((1, 2)) & np.isfinite(translations).all(1))
+    posed = has[i] & has[j]
+    together = lengths[1] < 1e-9 * max(float(lengths[1].max(initial=0)), 1e-12)
+    return PoseScores(
+        rotation=np.where(posed, _degrees((trace - 1) / 2), 180.0),
+        translation=np.where(posed, np.where(together, 0.0, _degrees(cosine)), 180.0),
+        registered=int(has.sum()),
+        posed=posed,
+    )
+
+
+def _relative(
+    rotations: np.ndarray, translations: np.ndarray, i: np.ndarray, j: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(P, 3, 3) and (P, 3): from camera i to camera j."""
+    turn = rotations[j] @ rotations[i].transpose(0, 2, 1)
+    return turn, translations[j] - np.einsum("pkl,pl->pk", turn, translations[i])
+
+
+def _degrees(cosine: np.ndarray) -> np.ndarray:
+    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))

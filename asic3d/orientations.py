@@ -130,10 +130,10 @@ def synchronise(scores: Tensor, allowed: Sequence[int]) -> Tensor:
 
     Args:
         scores: (N, N, 8) float64, at least 0; ``scores[j, i, g^-1] = scores[i, j, g]``.
-        allowed: the orientations that may be chosen: a subgroup.
+        allowed: the orientations that may be chosen, 0 first: a subgroup.
 
     Returns:
-        (N,) int64; as many photos as possible are 0.
+        (N,) int64; as many photos as possible stand, mirrored or not, and of these as many as possible are 0.
     """
     scores, count = scores.cpu(), len(scores)
     products, inverses = PRODUCTS[list(allowed)][:, list(allowed)], INVERSES[list(allowed)]
@@ -146,8 +146,12 @@ def synchronise(scores: Tensor, allowed: Sequence[int]) -> Tensor:
         total = float(table[everyone[:, None], everyone, chosen[:, None], chosen].sum())
         if total > worth * (1 + 1e-9):
             best, worth = chosen, total
-    upright = max(range(len(allowed)), key=lambda g: (int((products[g, best] == allowed[0]).sum()), -g))
-    return products[upright, best]
+
+    def standing(common: int) -> tuple[int, int, int]:
+        found = products[common, best]
+        return int((found % MIRRORED == 0).sum()), int((found == 0).sum()), -common
+
+    return products[max(range(len(allowed)), key=standing), best]
 
 
 def _grown(table: Tensor, root: int) -> Tensor:

@@ -237,8 +237,8 @@ def read_alignment(folder: Path) -> Alignment:
         device=_text(run, "device", folder),
         trained=Trained(**{name: tensors[name] for name in _TRAINED}) if trained else None,
         turns=tuple(_quarters(entry, folder) for entry in _photos(run, folder)),
-        mirrored=tuple(entry.get("mirrored") is True for entry in _photos(run, folder)),
-        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if entry.get("outlier") is True),
+        mirrored=tuple(_flag(entry, "mirrored", folder) for entry in _photos(run, folder)),
+        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if _flag(entry, "outlier", folder)),
         pairs=_whole_number(run, "pairs", folder, 10**6) if "pairs" in run else count * (count - 1) // 2,
         origin=Origin(folder.resolve(), _text(run, "tensors_sha256", folder)),
     )
@@ -246,9 +246,16 @@ def read_alignment(folder: Path) -> Alignment:
 
 def _quarters(entry: dict[str, Any], folder: Path) -> int:
     turns = entry.get("turned", 0)
-    if turns not in (0, 1, 2, 3) or isinstance(turns, bool):
-        raise _damaged(folder, f"a photo is turned by {turns!r} quarters")
-    return int(turns)
+    if not isinstance(turns, int) or isinstance(turns, bool) or not 0 <= turns <= 3:
+        raise _damaged(folder, f"a photo's 'turned' is {turns!r}")
+    return turns
+
+
+def _flag(entry: dict[str, Any], key: str, folder: Path) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise _damaged(folder, f"a photo's '{key}' is {value!r}")
+    return value
 
 
 def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expected) -> dict[str, Tensor]:

@@ -46,6 +46,8 @@ class PlantedAlignment:
     warnings: tuple[str, ...] = ()
     backbone: str = "planted"
     device: str = "cpu"
+    mirrored: tuple[bool, ...] = ()
+    outliers: tuple[str, ...] = ()
 
     @property
     def features(self) -> Tensor:

@@ -48,6 +48,7 @@ def test_demo_is_near_the_truth_and_beats_its_baselines(demo):
 def test_every_figure_and_stage_is_explained(demo):
     folder, told = demo
     figures = quality_figures(asic3d.load_alignment(folder))
+    assert len(figures) == len(told["quality"])
     assert [figure.label for figure in figures if not figure.meaning or not figure.level] == []
     assert set(told["seconds"]) <= set(STAGES)
 

@@ -257,7 +257,7 @@ def test_photos_that_show_nothing_are_no_success(planted, pixels):
     empty = changed(planted, *pixels)
     assert verdict.verdict(empty) == (
         "poor",
-        "These photos are all the same picture, or without any shapes: there is nothing to compare in them.",
+        "These photos are all the same picture, or without shapes: there is nothing to compare in them.",
     )
     assert {figure.level for figure in verdict.quality_figures(empty)} == {"poor"}
     assert set(verdict.photo_levels(empty)) == {"poor"}

@@ -7,6 +7,7 @@ import click
 
 from asic3d_cli.commands import Command, Group, help_alone
 from asic3d_cli.console import Console
+from asic3d_cli.evaluate_poses import poses
 from asic3d_cli.evaluate_sets import set_command
 from asic3d_cli.options import config_options, output_options, settings
 from asic3d_cli.runs import FOLDER
@@ -66,5 +67,6 @@ def keypoints(console: Console, keypoint_set: Path, config: "AlignmentConfig", c
         console.result(score_table(figures))
 
 
+evaluate.add_command(poses)
 for data_set in ("spair", "cub", "pf-willow", "samurai"):
     evaluate.add_command(set_command(data_set))

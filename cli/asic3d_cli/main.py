@@ -8,6 +8,7 @@ from asic3d_cli.align import align
 from asic3d_cli.commands import RootGroup, help_alone
 from asic3d_cli.demo import demo
 from asic3d_cli.evaluate import evaluate
+from asic3d_cli.export_colmap import export_colmap
 from asic3d_cli.propagate import propagate
 from asic3d_cli.transfer import transfer
 
@@ -31,5 +32,5 @@ def main(ctx: click.Context) -> None:
     help_alone(ctx)
 
 
-for command in (align, add, transfer, propagate, evaluate, demo):
+for command in (align, add, transfer, propagate, export_colmap, evaluate, demo):
     main.add_command(command)

@@ -109,11 +109,11 @@ def _pair(view: View, *, compared: bool) -> str:
         view.use("photo", 'class="ghost"') + f'<image width="{width}" height="{height}" href="{webp(view.colours)}"/>',
         f"Photo {view.title} painted by place in the shared frame",
     )
-    fits = _FITS[view.level] if compared else _NOTHING
     return (
         f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{photo}{painted}</div><figcaption>'
         f'<span class="name">{escape(view.title)}</span>'
-        f'<span class="fit {view.level}">{fits}</span></figcaption></figure></li>'
+        f'<span class="fit {view.level}">{_FITS[view.level] if compared else _NOTHING}</span>'
+        "</figcaption></figure></li>"
     )
 
 

@@ -132,12 +132,13 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
     if shows_nothing(alignment):
         return (
             POOR,
-            "These photos are all the same picture, or without any shapes: there is nothing to compare in them.",
+            "These photos are all the same picture, or without shapes: there is nothing to compare in them.",
         )
     from asic3d.orientations import UNRELATED
 
     if _untrained(alignment):
         return POOR, "The training has not brought the photos together yet; points are mostly guesses."
+
     if alignment.quality.get("support", UNRELATED) < UNRELATED:
         return POOR, "These photos do not seem to show one thing: what was found in common is mostly chance."
     levels = photo_levels(alignment)

@@ -1,0 +1,95 @@
+"""``asic3d export-colmap``: tracks, matches and cameras for COLMAP and its relatives."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asic3d_cli.commands import Command
+from asic3d_cli.console import Console
+from asic3d_cli.options import output_options
+from asic3d_cli.runs import FOLDER, RUN
+
+if TYPE_CHECKING:
+    from asic3d_integrations.colmap.export import Export
+
+
+@click.command(
+    name="export-colmap",
+    cls=Command,
+    examples=(
+        ("asic3d export-colmap", "Write asic3d_out/colmap with a database for COLMAP."),
+        ("asic3d export-colmap --shared-camera --focal 35mm", "All photos from one camera, not zoomed."),
+        ("asic3d export-colmap --add-to project/database.db", "Add the matches to a copy of a database of yours."),
+    ),
+)
+@click.argument("run", type=FOLDER, default=RUN)
+@click.option("-o", "--output", metavar="DIR", type=FOLDER, help="Where to write. [default: RUN/colmap]")
+@click.option("--max-tracks", type=click.IntRange(min=1), default=4000, show_default=True, metavar="N",
+              help="Most places of the object to follow, spread evenly.")  # fmt: skip
+@click.option("--min-views", type=click.IntRange(min=2), default=3, show_default=True, metavar="N",
+              help="Photos that must show a place.")  # fmt: skip
+@click.option("--shared-camera", is_flag=True, help="One camera for all photos of one size, not zoomed in between.")
+@click.option("--camera-model", default="SIMPLE_RADIAL", show_default=True, metavar="MODEL",
+              help="COLMAP's model; PINHOLE where Gaussian splatting follows.")  # fmt: skip
+@click.option("--focal", default="", metavar="F",
+              help="Focal length: 1200 (pixels) or 50mm. [default: from EXIF, else a guess]")  # fmt: skip
+@click.option("--masks", is_flag=True, help="Write masks/IMAGE.png too, for COLMAP's mask_path.")
+@click.option("--add-to", "database", metavar="DATABASE", type=FOLDER,
+              help="Also add the matches to a copy of this database of COLMAP.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@output_options
+@click.pass_obj
+def export_colmap(
+    console: Console, run: Path, output: Path | None, database: Path | None, overwrite: bool, **options: Any
+) -> None:
+    """Write what COLMAP, hloc and numpy need of an alignment.
+
+    RUN is a run folder, asic3d_out where none is named. The folder gets database.db, pairs.txt, tracks.npz, text files
+    for COLMAP 3.8, features.h5 and matches.h5 for hloc (with the extra hloc), report.json, and images/ where COLMAP
+    can't read the photos as they are. Nothing that is there is replaced unless asked for.
+    """
+    import asic3d
+    from asic3d_integrations.colmap.export import STAGES, ExportOptions, export_colmap
+
+    folder = output or run / "colmap"
+    alignment = asic3d.load_alignment(run)
+    with console.progress(STAGES) as progress:
+        wanted = ExportOptions(overwrite=overwrite, **options)
+        export = export_colmap(alignment, folder, wanted, database=database, progress=progress)
+    if console.as_json:
+        console.emit({"folder": folder, **export.report})
+    else:
+        for line in _lines(export):
+            console.show(line)
+
+
+def _lines(export: "Export") -> list[str]:
+    """What was written, in words."""
+    from asic3d_integrations.colmap.adding import COPY
+
+    report = export.report
+    shown = report["inlier_ratio"]
+    lines = [
+        f"{report['tracks']} tracks, seen in {report['mean_track_length']:.1f} photos on average; a point is exact to "
+        f"about {report['deviation']:.1f} pixels.",
+        f"{report['pairs_verified']} of {report['pairs_matched']} pairs of photos verified, with {shown or 0:.0%} of "
+        f"their matches within {report['verification']['max_error']:.0f} pixels.",
+    ]
+    left = [
+        f"'{photo['name']}' takes no part: {photo['left_out']}." for photo in report["photos"] if "left_out" in photo
+    ]
+    copied = [f"'{name}': {reason}" for name, reason in export.images.reasons.items()]
+    lines += left
+    if copied:
+        rest = f" and {len(copied) - 3} more" if len(copied) > 3 else ""
+        lines.append(f"The photos were copied for COLMAP ({'; '.join(copied[:3])}{rest}).")
+    if not report["hloc"]:
+        lines.append('hloc\'s features.h5 and matches.h5 need h5py: pip install "asic3d[hloc]".')
+    lines += ["", f"Database  {export.folder / 'database.db'}", f"Images    {export.image_folder}"]
+    if export.added:
+        added = export.added
+        lines += ["", f"{added.matches} matches of {added.pairs} pairs were added to a copy: {export.folder / COPY}"]
+        lines += [f"Not in that database: {', '.join(added.missing)}"] if added.missing else []
+    return lines

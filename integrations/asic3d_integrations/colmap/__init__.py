@@ -1,0 +1,1 @@
+"""From an alignment to COLMAP and the programs around it."""

@@ -1,0 +1,278 @@
+"""A folder for COLMAP and its relatives, out of an alignment: whole or not at all."""
+
+import contextlib
+import dataclasses
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from asic3d.config import Progress
+from asic3d.errors import StorageError
+from asic3d.storage import read_json, write_json
+from asic3d.tracks import MatchGraph, canonical_tracks, taking_part
+from asic3d_integrations.colmap.adding import COPY, Added, add_to, check_database
+from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_focal
+from asic3d_integrations.colmap.database import Content, Verification, write_database
+from asic3d_integrations.colmap.exchange import h5py_here, write_hloc, write_pairs, write_text, write_tracks
+from asic3d_integrations.colmap.images import FOLDER, Images, plan_images, write_images, write_masks
+
+if TYPE_CHECKING:
+    from asic3d import Alignment
+
+DATABASE = "database.db"
+REPORT = "report.json"
+STAGES = {
+    "tracks": "Reading tracks out of the alignment",
+    "images": "Copying the photos upright",
+    "masks": "Writing the masks",
+    "database": "Writing and verifying the database",
+    "adding": "Adding the matches to a copy of the other database",
+    "files": "Writing the other files",
+}
+"""Stage of the export -> what it does, in words."""
+_FORMAT = "asic3d COLMAP export"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how.
+
+    Attributes:
+        max_tracks: most tracks.
+        min_views: photos that a track is seen in at least.
+        camera_model: COLMAP's camera model.
+        shared_camera: one camera for all photos of one size.
+        focal: focal length of all photos, ``"1200"`` pixels or ``"50mm"``; '' = from EXIF, else a guess.
+        masks: write masks too.
+        seed: of the verification.
+        overwrite: replace an earlier export.
+    """
+
+    max_tracks: int = 4000
+    min_views: int = 3
+    camera_model: str = "SIMPLE_RADIAL"
+    shared_camera: bool = False
+    focal: str = ""
+    masks: bool = False
+    seed: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        graph: the keypoints, matches and tracks.
+        cameras: the cameras that COLMAP starts from.
+        images: how COLMAP finds the photos.
+        image_folder: COLMAP's ``image_path``.
+        content: the database, read back.
+        report: what ``report.json`` says.
+        added: what was added to a copy of another database, where that was asked for.
+    """
+
+    folder: Path
+    graph: MatchGraph
+    cameras: Cameras
+    images: Images
+    image_folder: Path
+    content: Content
+    report: dict[str, Any] = field(repr=False)
+    added: Added | None = None
+
+
+def export_colmap(
+    alignment: "Alignment",
+    folder: Path,
+    options: ExportOptions | None = None,
+    *,
+    database: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Export:
+    """Writes a folder that COLMAP, hloc and others read; it is complete or as it was before.
+
+    Args:
+        alignment: the photos, aligned.
+        folder: where to write; made where it is missing.
+        options: what to export.
+        database: a database of COLMAP; the verified matches are added to a copy of it in the folder.
+        progress: called after each step.
+
+    Raises:
+        ExportError: no tracks, an unknown camera model or a focal length that can't be used.
+        StorageError: an export is there and ``overwrite`` is not set, or the folder can't be written.
+        CollectionError: a photo has changed since it was aligned.
+    """
+    options = options or ExportOptions()
+    told = progress or (lambda _: None)
+    collection = alignment.collection
+    refuse_earlier(folder, options.overwrite)
+    if database is not None:
+        check_database(database, collection.names)
+    graph = canonical_tracks(alignment, options.max_tracks, options.min_views)
+    told(Progress("tracks", 1, 1))
+    images = plan_images(collection)
+    cameras = choose_cameras(
+        collection.names,
+        [photo.path for photo in collection],
+        collection.sizes,
+        model=options.camera_model,
+        focal=parse_focal(options.focal) if options.focal else None,
+        shared=options.shared_camera,
+    )
+    image_folder = folder / FOLDER if images.copies else collection.root
+    with replaced_together(folder) as new:
+        if images.copies:
+            write_images(collection, images, new / FOLDER, lambda done: told(Progress("images", done, len(collection))))
+        if options.masks:
+            write_masks(alignment.mask, collection, images, new / "masks")
+            told(Progress("masks", 1, 1))
+        verification = Verification.of(graph, options.seed)
+        content = write_database(graph, cameras, new / DATABASE, images=images.names, verification=verification)
+        told(Progress("database", 1, 1))
+        _write_others(new, graph, images, content)
+        report = _report(alignment, graph, cameras, images, content, verification, options, image_folder)
+        added = None
+        if database is not None:
+            added = add_to(database, graph, content.verified, new / COPY)
+            report["added"] = {"database": database, **added.facts()}
+            told(Progress("adding", 1, 1))
+        report["files"] = sorted([*(path.name for path in new.iterdir()), REPORT])
+        write_json(new / REPORT, report)
+        told(Progress("files", 1, 1))
+    return Export(folder, graph, cameras, images, image_folder, content, report, added)
+
+
+def _write_others(new: Path, graph: MatchGraph, images: Images, content: Content) -> None:
+    write_pairs(new / "pairs.txt", images.names, list(content.verified))
+    write_tracks(new / "tracks.npz", graph, images.names)
+    write_text(new / "text", graph, images.names)
+    if h5py_here():
+        write_hloc(new, graph, images.names, content.verified)
+
+
+def refuse_earlier(folder: Path, overwrite: bool) -> None:
+    """Raises StorageError where something is in the way.
+
+    An earlier export is replaced where ``overwrite`` is set. Anything else that is there stays: a database that is not
+    ours is never replaced.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"'{folder}' is a file. Choose a folder with -o.")
+    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    ours = _earlier_files(folder)
+    if ours and not overwrite:
+        raise StorageError(
+            f"'{folder}' holds an earlier export, and nothing was changed. Replace it with --overwrite, or choose "
+            "another folder with -o."
+        )
+    others = [name for name in there if name not in ours and not name.startswith(".")]
+    if others:
+        raise StorageError(
+            f"'{folder}' holds other files, such as '{others[0]}', and nothing was changed. Choose a new folder with "
+            "-o; to add matches to a database of your own, see --add-to."
+        )
+
+
+def image_names(folder: Path, photos: Sequence[str]) -> tuple[str, ...]:
+    """What an export calls each photo; the photos' own names where there is no export."""
+    try:
+        entries = read_json(folder / REPORT).get("photos")
+    except StorageError:
+        return tuple(photos)
+    known = {entry["name"]: entry["image"] for entry in entries} if isinstance(entries, list) else {}
+    return tuple(known.get(name, name) for name in photos)
+
+
+def _earlier_files(folder: Path) -> set[str]:
+    """The files that an earlier export wrote into a folder; none where there was none."""
+    try:
+        report = read_json(folder / REPORT)
+    except StorageError:
+        return set()
+    files = report.get("files")
+    if report.get("format") != _FORMAT or not isinstance(files, list):
+        return set()
+    return {name for name in files if isinstance(name, str) and Path(name).name == name}
+
+
+@contextlib.contextmanager
+def replaced_together(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of another when the block ends well."""
+    folder = folder.resolve()
+    mark = secrets.token_hex(6)
+    new, old = (folder.with_name(f".asic3d-{mark}.{kind}") for kind in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        raise StorageError(
+            f"'{folder}' can't be written ({error.strerror or error}). Choose another folder with -o."
+        ) from error
+    finally:
+        for rest in (new, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _report(
+    alignment: "Alignment",
+    graph: MatchGraph,
+    cameras: Cameras,
+    images: Images,
+    content: Content,
+    verification: Verification,
+    options: ExportOptions,
+    image_folder: Path,
+) -> dict[str, Any]:
+    part = set(taking_part(alignment))
+    return {
+        "format": _FORMAT,
+        "options": dataclasses.asdict(options),
+        "image_folder": str(image_folder.resolve()),
+        "photos": [
+            {
+                "name": name,
+                "image": images.names[index],
+                "keypoints": len(graph.keypoints[index]),
+                "focal": cameras[index].focal,
+                "focal_known": cameras[index].known,
+                **({} if index in part else {"left_out": why_left_out(alignment, index)}),
+                **({"copied": images.reasons.get(name, "another photo needs a copy")} if images.copies else {}),
+            }
+            for index, name in enumerate(alignment.names)
+        ],
+        "cameras": len(cameras.cameras),
+        "tracks": len(graph.lengths),
+        "mean_track_length": float(np.mean(graph.lengths)),
+        "deviation": graph.deviation,
+        "verification": dataclasses.asdict(verification),
+        "pairs_matched": len(content.matches),
+        "pairs_verified": len(content.verified),
+        "inlier_ratio": None if math.isnan(content.inlier_ratio) else content.inlier_ratio,
+        "hloc": h5py_here(),
+        "versions": {name: version(name) for name in ("pycolmap", "numpy")},
+    }
+
+
+def why_left_out(alignment: "Alignment", index: int) -> str:
+    """Why a photo takes no part in the matches, a phrase."""
+    if alignment.names[index] in alignment.outliers:
+        return "it seems to show something else"
+    return "it was mirrored to fit the others, and no camera sees things mirrored"

@@ -1,0 +1,330 @@
+"""Dense optical flow between two photos that differ too much for it, seeded with a few matches.
+
+A field of locally affine maps is fitted to the matches; one photo is warped by it to the other; what is left is small,
+and ordinary optical flow finds it. What survives the way there and back and one epipolar geometry seeds the next round.
+
+Points are pixels of the working photo as it is given, (0, 0) = centre of the top-left pixel.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+_FLATTENING = 8.0  # sigma of the local mean and contrast, pixels
+_STEP = 16  # distance between the nodes at which the field is solved, pixels
+_SUPPORT = 0.5  # weight of matches around a point below which the field is a guess
+_LOCAL = 15.0  # how far a seed's displacement may be from its neighbours', pixels
+_SEEDS = 400
+_PLANE = (6.0, 500)  # distance in pixels and samples of the affine epipolar geometry that coarse matches are held to
+_PLENTY = 500
+"""Inliers above which the second round is the last one."""
+_SETTLED = 1.03
+"""Factor by which a round must raise the inliers for another one to be worth its time."""
+
+
+@dataclass(frozen=True)
+class _Strictness:
+    """What a round believes.
+
+    Attributes:
+        reach: sigma of the weight of matches around a node, pixels.
+        back: how far a point may come back from where it left, pixels.
+        inlier: distance to the epipolar line, pixels.
+        near: the same for the points that seed the next round.
+        fewest: inliers below which the pair is given up.
+    """
+
+    reach: float
+    back: float
+    inlier: float
+    near: float
+    fewest: int
+
+
+_ROUNDS = (_Strictness(30, 3, 3, 3, 16), *[_Strictness(22, 1, 1, 2.5, 24)] * 4)
+"""The first round makes do with what coarse matches can give; a strict beginning loses pairs far apart."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One photo, made ready for flow.
+
+    Attributes:
+        flat: (h, w) uint8, its grey values without local brightness and contrast.
+        anchors: (A, 2) float64 pixels, corners that other photos are searched for.
+    """
+
+    flat: np.ndarray
+    anchors: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FlowMatches:
+    """What flow carries from one photo to another and back, consistent with one epipolar geometry.
+
+    Attributes:
+        first_ids: (a,) int64, anchors of the first photo.
+        first_landed: (a, 2) float64, where they land in the second.
+        second_ids: (b,) int64, anchors of the second photo.
+        second_landed: (b, 2) float64, where they land in the first.
+        first: (a + b, 2) float64, all of them in the first photo.
+        second: (a + b, 2) float64, the same in the second.
+        ratio: share of what came back that is consistent.
+        rounds: rounds that were run.
+    """
+
+    first_ids: np.ndarray
+    first_landed: np.ndarray
+    second_ids: np.ndarray
+    second_landed: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    ratio: float
+    rounds: int
+
+
+def make_view(pixels: np.ndarray, mask: np.ndarray, most: int = 800) -> View:
+    """Makes a photo ready.
+
+    Args:
+        pixels: (h, w, 3) uint8 sRGB.
+        mask: (h, w) uint8, 0 where no anchors are wanted.
+        most: anchors at most.
+    """
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    mean = cv2.GaussianBlur(grey, (0, 0), _FLATTENING)
+    contrast = np.sqrt(cv2.GaussianBlur((grey - mean) ** 2, (0, 0), _FLATTENING))
+    flat = np.clip((grey - mean) / (contrast + 4) * 40 + 128, 0, 255).astype(np.uint8)
+    corners = cv2.goodFeaturesToTrack(flat, most, 0.005, 5, mask=mask)
+    return View(flat, np.zeros((0, 2)) if corners is None else corners.reshape(-1, 2).astype(np.float64))
+
+
+def agreeing(first: np.ndarray, second: np.ndarray, tolerances: tuple[float, ...]) -> np.ndarray:
+    """Matches that move as their neighbours do.
+
+    Args:
+        first: (M, 2) pixels.
+        second: (M, 2) pixels.
+        tolerances: pixels from the median displacement of the 8 nearest, one filter after the other.
+
+    Returns:
+        (K,) int64, which are kept.
+    """
+    kept = np.arange(len(first))
+    for tolerance in tolerances:
+        if len(kept) < 12:
+            return kept[:0]
+        at, shift = first[kept], second[kept] - first[kept]
+        _, near = cKDTree(at).query(at, k=9)
+        usual = np.median(shift[near[:, 1:]], axis=1)
+        kept = kept[np.linalg.norm(shift - usual, axis=1) < tolerance]
+    return kept
+
+
+def affine_field(
+    first: np.ndarray, second: np.ndarray, nodes: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moving least squares: an affine map fitted at each node to the matches around it.
+
+    Far from all matches a hundred-thousandth of a broader weight takes over; a ridge draws each map to a translation.
+
+    Args:
+        first: (M, 2) float64 pixels.
+        second: (M, 2) float64 pixels.
+        nodes: (P, 2) float64 pixels of the first photo.
+        reach: sigma of the Gaussian weight, pixels.
+
+    Returns:
+        (P, 2) float64 displacement of each node, and (P,) total weight of the matches near it.
+    """
+    # Around their common middle and in float64: moments of raw coordinates lose the digits that matter.
+    middle_a, middle_b = first.mean(0), second.mean(0)
+    a, b, at = first - middle_a, second - middle_b, nodes - middle_a
+    squared = np.maximum((at**2).sum(1)[:, None] + (a**2).sum(1) - 2 * at @ a.T, 0)
+    near = np.exp(-squared / (2 * reach**2))
+    weight = near + 1e-6 * np.exp(-squared / (72 * reach**2)) + 1e-12
+    total = weight.sum(1, keepdims=True)
+    mean_a, mean_b = weight @ a / total, weight @ b / total
+    products = np.concatenate([a[:, :, None] * a[:, None, :], b[:, :, None] * a[:, None, :]], 1).reshape(-1, 8)
+    moments = (weight @ products / total).reshape(-1, 4, 2)
+    normal = moments[:, :2] - mean_a[:, :, None] * mean_a[:, None, :]
+    cross = moments[:, 2:] - mean_b[:, :, None] * mean_a[:, None, :]
+    ridge = np.eye(2) * (0.17 * reach) ** 2
+    maps = (cross + ridge) @ np.linalg.inv(normal + ridge)
+    landed = mean_b + np.einsum("pij,pj->pi", maps, at - mean_a)
+    return landed + middle_b - at - middle_a, near.sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Flow:
+    """Where each pixel of one photo is in the other, (h, w, 2) float32, and how near matches are, (h, w) float32."""
+
+    there: np.ndarray
+    support: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Carried:
+    """Points of one round: which anchors came back, and all of them in both photos."""
+
+    kept: tuple[np.ndarray, np.ndarray]
+    first: np.ndarray
+    second: np.ndarray
+    inlier: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    rounds: int = 0
+
+
+def match_by_flow(one: View, other: View, first: np.ndarray, second: np.ndarray, seed: int = 0) -> FlowMatches | None:
+    """Carries the anchors of two photos to each other.
+
+    Args:
+        one: the first photo.
+        other: the second photo.
+        first: (M, 2) float64, pixels of the first photo, some matches.
+        second: (M, 2) float64, where they are in the second.
+        seed: of the draw of the matches that are used where there are many.
+
+    Returns:
+        The matches; None where the photos have no epipolar geometry in common, which is no failure.
+    """
+    generator = np.random.default_rng(seed)
+    kept = one_plane(first, second, generator)
+    first, second = _some(first[kept], second[kept], generator)
+    best: _Carried | None = None
+    for count, strictness in enumerate(_ROUNDS, 1):
+        if len(first) < 12:
+            break
+        carried, fundamental = _round(one, other, first, second, strictness)
+        if fundamental is None:
+            break
+        gained = best is None or carried.inlier.sum() >= _SETTLED * best.inlier.sum()
+        if count > 1 and (best is None or carried.inlier.sum() > best.inlier.sum()):
+            best = replace(carried, rounds=count)
+        if not gained or (count > 1 and carried.inlier.sum() > _PLENTY):
+            break
+        near = sampson(fundamental, carried.first, carried.second) < strictness.near
+        first, second = carried.first[near], carried.second[near]
+        seeds = agreeing(first, second, (_LOCAL,))
+        first, second = _some(first[seeds], second[seeds], generator)
+    return None if best is None else _matches(best)
+
+
+def one_plane(first: np.ndarray, second: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Matches near one affine epipolar geometry: seen from afar, (x, y, x', y') of true matches lie in one hyperplane.
+
+    Args:
+        first: (M, 2) float64 pixels.
+        second: (M, 2) float64 pixels.
+        generator: draws the samples.
+
+    Returns:
+        (K,) int64, which are kept; all where there are fewer than 8.
+    """
+    threshold, samples = _PLANE
+    if len(first) < 8:
+        return np.arange(len(first))
+    rows = np.concatenate([first, second], 1)
+    chosen = rows[generator.random((samples, len(rows))).argpartition(4, axis=1)[:, :4]]
+    middle = chosen.mean(1)
+    normal = np.linalg.svd(chosen - middle[:, None])[2][:, -1]
+    away = np.abs(normal @ rows.T - (normal * middle).sum(1)[:, None])
+    best = np.minimum(away, threshold).sum(1).argmin()
+    return np.flatnonzero(away[best] < threshold)
+
+
+def _some(first: np.ndarray, second: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    if len(first) <= _SEEDS:
+        return first, second
+    chosen = generator.permutation(len(first))[:_SEEDS]
+    return first[chosen], second[chosen]
+
+
+def _round(
+    one: View, other: View, first: np.ndarray, second: np.ndarray, strictness: _Strictness
+) -> tuple[_Carried, np.ndarray | None]:
+    """One round of flow both ways, and the epipolar geometry of what came back; None where there is none."""
+    there = _flow(one, other, first, second, strictness.reach)
+    back = _flow(other, one, second, first, strictness.reach)
+    landed, came_back = _carry(there, back, one.anchors, strictness.back)
+    landed_too, came_back_too = _carry(back, there, other.anchors, strictness.back)
+    a = np.concatenate([one.anchors[came_back], landed_too[came_back_too]])
+    b = np.concatenate([landed[came_back], other.anchors[came_back_too]])
+    carried = _Carried((np.flatnonzero(came_back), np.flatnonzero(came_back_too)), a, b)
+    if len(a) < strictness.fewest:
+        return carried, None
+    fundamental, inlier = _epipolar(a, b, strictness.inlier)
+    if fundamental is None or inlier.sum() < strictness.fewest:
+        return carried, None
+    return replace(carried, inlier=inlier), fundamental
+
+
+def _epipolar(first: np.ndarray, second: np.ndarray, threshold: float) -> tuple[np.ndarray | None, np.ndarray]:
+    """The fundamental matrix, None where there is none, and its inliers, (M,) bool."""
+    try:
+        found, inlier = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, threshold, 0.999, 3000)
+    except cv2.error:  # an assertion of its own fails where no sample gives a model
+        return None, np.zeros(len(first), bool)
+    if found is None or found.shape != (3, 3):
+        return None, np.zeros(len(first), bool)
+    return found, inlier.ravel().astype(bool)
+
+
+def _flow(one: View, other: View, first: np.ndarray, second: np.ndarray, reach: float) -> _Flow:
+    """From the first photo to the second: the affine field of the matches, then dense inverse search on top."""
+    height, width = one.flat.shape
+    columns, rows = np.arange(0, width + _STEP, _STEP), np.arange(0, height + _STEP, _STEP)
+    nodes = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2).astype(np.float64)
+    shift, near = affine_field(first, second, nodes, reach)
+    coarse = np.concatenate([shift, near[:, None]], 1).reshape(len(rows), len(columns), 3).astype(np.float32)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    fine = cv2.remap(coarse, x / _STEP, y / _STEP, cv2.INTER_LINEAR)
+    field_x, field_y = x + fine[..., 0], y + fine[..., 1]
+    warped = cv2.remap(other.flat, field_x, field_y, cv2.INTER_LINEAR)
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search.setFinestScale(0)
+    moved = search.calc(one.flat, warped, None)  # type: ignore[call-overload]
+    at_x, at_y = x + moved[..., 0], y + moved[..., 1]
+    both = np.dstack([field_x, field_y])
+    return _Flow(cv2.remap(both, at_x, at_y, cv2.INTER_LINEAR, borderValue=(-1e4, -1e4)), fine[..., 2])
+
+
+def _carry(there: _Flow, back: _Flow, anchors: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the anchors land, (A, 2) float64, and which come back to where they left, (A,) bool."""
+    landed = _sample(there.there, anchors)
+    miss = np.linalg.norm(_sample(back.there, landed) - anchors, axis=1)
+    return landed, (miss < most) & (_sample(there.support, anchors)[:, 0] > _SUPPORT)
+
+
+def _sample(values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(h, w[, C]) float32 at (M, 2) pixels, bilinear: (M, C) float64; far away beside the photo."""
+    if not len(points):
+        return np.zeros((0, 1 if values.ndim == 2 else values.shape[2]))
+    x, y = np.clip(points, -2e4, 2e4).astype(np.float32).T
+    channels = 1 if values.ndim == 2 else values.shape[2]
+    found = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderValue=(-1e4,) * 4)
+    return found.reshape(len(points), channels).astype(np.float64)
+
+
+def _matches(carried: _Carried) -> FlowMatches:
+    split = len(carried.kept[0])
+    mine, theirs = carried.inlier[:split], carried.inlier[split:]
+    return FlowMatches(
+        first_ids=carried.kept[0][mine],
+        first_landed=carried.second[:split][mine],
+        second_ids=carried.kept[1][theirs],
+        second_landed=carried.first[split:][theirs],
+        first=carried.first[carried.inlier],
+        second=carried.second[carried.inlier],
+        ratio=float(carried.inlier.mean()),
+        rounds=carried.rounds,
+    )
+
+
+def sampson(fundamental: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(M,) Sampson distance in pixels of matches (M, 2) each; ``second' F first = 0`` for the true ones."""
+    a, b = (np.concatenate([points, np.ones((len(points), 1))], 1) for points in (first, second))
+    line_b, line_a = a @ fundamental.T, b @ fundamental
+    squared = (line_b[:, :2] ** 2).sum(1) + (line_a[:, :2] ** 2).sum(1)
+    return np.abs((b * line_b).sum(1)) / np.sqrt(np.maximum(squared, 1e-24))

@@ -1,0 +1,99 @@
+"""Models of COLMAP: read, and how right their poses are beside those of COLMAP's SIFT."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asic3d.collection import Collection
+from asic3d.errors import StorageError
+from asic3d.metrics import PoseScores, score_poses
+from asic3d_integrations.colmap.database import quiet_pycolmap
+from asic3d_integrations.colmap.images import FOLDER, plan_images, write_images
+from asic3d_integrations.reference_cameras import ReferenceCameras
+
+LIMITS = (5, 10, 30)
+"""Degrees up to which the area under the recall curve is taken."""
+Pose = tuple[np.ndarray, np.ndarray]
+"""R (3, 3) and t (3,), ``x_cam = R X + t``."""
+
+
+def read_model(folder: Path) -> Any:
+    """A model of COLMAP, binary or text.
+
+    Raises:
+        StorageError: there is none, or it can't be read.
+    """
+    pycolmap = quiet_pycolmap()
+    if not any((folder / f"images.{ending}").is_file() for ending in ("bin", "txt")):
+        raise StorageError(f"There is no model of COLMAP in '{folder}'; it would hold images.bin and cameras.bin.")
+    try:
+        return pycolmap.Reconstruction(folder)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise StorageError(f"The model of COLMAP in '{folder}' can't be read; make it again.") from error
+
+
+def poses_of(model: Any) -> dict[str, Pose]:
+    """Image name -> pose, of the images that have one."""
+    return {
+        image.name: (image.cam_from_world().rotation.matrix(), np.array(image.cam_from_world().translation))
+        for image in model.images.values()
+        if image.has_pose
+    }
+
+
+def score_model(poses: Mapping[str, Pose], images: Sequence[str], truth: ReferenceCameras) -> dict[str, float]:
+    """The figures of a model: registered photos, AUC and median errors.
+
+    Args:
+        poses: image name -> pose.
+        images: what the model calls the N photos of ``truth``.
+        truth: their cameras.
+    """
+    missing = np.full((3, 3), np.nan), np.full(3, np.nan)
+    R, t = (np.stack(values) for values in zip(*(poses.get(name, missing) for name in images), strict=True))
+    return figures(score_poses(R, t, truth.R, truth.t))
+
+
+def figures(scores: PoseScores) -> dict[str, float]:
+    """Scores by name; AUC as fractions, errors in degrees."""
+    return {
+        "registered": scores.registered,
+        **{f"auc@{limit}": scores.auc(limit) for limit in LIMITS},
+        "median_rotation": scores.median(scores.rotation),
+        "median_translation": scores.median(scores.translation),
+    }
+
+
+def map_by_sift(collection: Collection, *, shared: bool, seed: int = 0) -> dict[str, Pose]:
+    """COLMAP as it is: SIFT, every photo with every other, incremental mapping; the largest model's poses by photo.
+
+    Args:
+        collection: the photos.
+        shared: one camera took all of them, and all are of one size.
+        seed: of COLMAP's random samples.
+    """
+    pycolmap = quiet_pycolmap()
+    images = plan_images(collection)
+    with tempfile.TemporaryDirectory(prefix="asic3d-sift-") as name:
+        root = Path(name)
+        place = root / FOLDER if images.copies else collection.root
+        if images.copies:
+            write_images(collection, images, place)
+        mode = pycolmap.CameraMode.SINGLE if shared else pycolmap.CameraMode.AUTO
+        extraction, matching = pycolmap.FeatureExtractionOptions(), pycolmap.FeatureMatchingOptions()
+        extraction.use_gpu = matching.use_gpu = False
+        geometry = pycolmap.TwoViewGeometryOptions()
+        geometry.ransac.random_seed = seed
+        cpu, database = pycolmap.Device.cpu, root / "sift.db"
+        pycolmap.extract_features(
+            database, place, image_names=list(images.names), camera_mode=mode, extraction_options=extraction, device=cpu
+        )
+        pycolmap.match_exhaustive(database, matching_options=matching, verification_options=geometry, device=cpu)
+        options = pycolmap.IncrementalPipelineOptions(num_threads=1, random_seed=seed)
+        models = pycolmap.incremental_mapping(database, place, root, options).values()
+        largest = max(models, key=lambda model: model.num_reg_images(), default=None)
+        poses = {} if largest is None else poses_of(largest)
+    return {photo: poses[image] for photo, image in zip(collection.names, images.names, strict=True) if image in poses}

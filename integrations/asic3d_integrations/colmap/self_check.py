@@ -1,0 +1,196 @@
+"""Whether a reconstruction deserves trust, judged without any truth.
+
+A mapper registers photos and minimises errors whatever the photos show: all registered and one pixel of error can be
+garbage. What it can't do is make pairs of photos agree that it did not make agree by force: so each pair's own epipolar
+geometry, found before any model was, is held against the model's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from asic3d.tracks import MatchGraph, Pair
+from asic3d_integrations.colmap.database import HALF
+from asic3d_integrations.colmap.edges import Edge
+from asic3d_integrations.colmap.flow import sampson
+
+_OFF = 2.0  # median distance to the model's epipolar lines of a pair that contradicts it, expected errors
+_FITTING, _JUDGED, _USED = 0.9, 0.8, 0.5
+_FEWEST = 3
+_FOCAL = (0.35, 12.0)  # focal length over the longer side that lenses have: fish-eye to long telephoto
+_PAIR = (30, 0.5)  # inliers and ratio that make an accepted pair out of plain matches
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is thought of a reconstruction.
+
+    Attributes:
+        trusted: whether poses and points mean something.
+        reasons: sentences, the strongest first; why not, or what was found.
+        photos: registered photos.
+        of: all photos.
+        fitting: share of the judged pairs whose matches fit the model; NaN where none could be judged.
+        judged: share of the accepted pairs whose photos are both registered; NaN where there are none.
+        used: share of the tracks' points in registered photos that the model explains.
+        focal: smallest and largest focal length over the photo's longer side.
+    """
+
+    trusted: bool
+    reasons: tuple[str, ...]
+    photos: int
+    of: int
+    fitting: float
+    judged: float
+    used: float
+    focal: tuple[float, float]
+
+    @property
+    def words(self) -> str:
+        """One paragraph for people."""
+        opinion = "These poses look right." if self.trusted else "Do not trust these poses."
+        return " ".join((opinion, *self.reasons))
+
+
+def judge(model, graph: MatchGraph, edges: Sequence[Edge]) -> Verdict:
+    """Judges a model of pycolmap.
+
+    Args:
+        model: a ``pycolmap.Reconstruction`` whose image i + 1 is photo i.
+        graph: what it was made from.
+        edges: accepted pairs, found without any model.
+    """
+    images = {number - 1: model.image(number) for number in model.reg_image_ids()}
+    judged = [edge for edge in edges if edge.pair[0] in images and edge.pair[1] in images]
+    off = [float(np.median(_distances(model, images, edge))) for edge in judged]
+    bad = {edge.pair: value for edge, value in zip(judged, off, strict=True) if value >= _OFF * max(graph.deviation, 1)}
+    ratios = [
+        model.camera(image.camera_id).mean_focal_length()
+        / max(model.camera(image.camera_id).width, model.camera(image.camera_id).height)
+        for image in images.values()
+    ]
+    verdict = Verdict(
+        trusted=True,
+        reasons=(),
+        photos=len(images),
+        of=len(graph),
+        fitting=1 - len(bad) / len(judged) if judged else float("nan"),
+        judged=len(judged) / len(edges) if edges else float("nan"),
+        used=_used(model, graph, set(images)),
+        focal=(min(ratios, default=float("nan")), max(ratios, default=float("nan"))),
+    )
+    doubts = _doubts(verdict, len(judged), len(edges), len(bad), _alone(images, judged, bad))
+    reasons = doubts or (_praise(verdict, len(judged)),)
+    return Verdict(**{**verdict.__dict__, "trusted": not doubts, "reasons": reasons})
+
+
+def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) -> tuple[str, ...]:
+    """Why not to trust a model, in words."""
+    found = []
+    if verdict.photos < _FEWEST:
+        found.append(f"Only {verdict.photos} photos are registered; fewer than {_FEWEST} can't be checked.")
+    if not judged:
+        found.append("No pair of photos could be checked.")
+        return tuple(found)
+    if verdict.judged < _JUDGED:
+        found.append(
+            f"Only {judged} of {accepted} pairs of photos that show the same side are in the model: it explains a part "
+            "of the photos, or photos of several things are among them."
+        )
+    if verdict.fitting < _FITTING:
+        found.append(
+            f"{bad} of {judged} pairs of photos contradict it: the object is not rigid, the photos show different "
+            "objects, or sides that look alike were taken for one."
+        )
+    if alone:
+        found.append(f"{alone} photos hang on no pair that agrees with the model.")
+    if verdict.used < _USED:
+        found.append(
+            f"It explains {verdict.used:.0%} of the tracks' points; of a rigid object nearly all are explained."
+        )
+    low, high = verdict.focal
+    if low < _FOCAL[0] or high > _FOCAL[1]:
+        found.append(f"Its focal length is {low:.2g} to {high:.2g} times the photo's longer side, as no lens has it.")
+    return tuple(found)
+
+
+def _praise(verdict: Verdict, judged: int) -> str:
+    return (
+        f"{verdict.photos} of {verdict.of} photos are registered; {verdict.fitting:.0%} of {judged} pairs agree with the "
+        f"model, which explains {verdict.used:.0%} of the tracks' points."
+    )
+
+
+def _alone(images: dict, judged: Sequence[Edge], bad: dict[Pair, float]) -> int:
+    """How many registered photos no agreeing pair ties to the largest group."""
+    group = {index: index for index in images}
+
+    def root(index: int) -> int:
+        while group[index] != index:
+            index = group[index]
+        return index
+
+    for edge in judged:
+        if edge.pair not in bad:
+            a, b = sorted(map(root, edge.pair))
+            group[b] = a
+    roots = [root(index) for index in images]
+    return len(roots) - max((roots.count(one) for one in set(roots)), default=0)
+
+
+def _distances(model, images: dict, edge: Edge) -> np.ndarray:
+    """(M,) pixels: Sampson distances of a pair's matches to the model, lens distortion taken out."""
+    rays, poses, focal = [], [], []
+    for photo, points in zip(edge.pair, (edge.first, edge.second), strict=True):
+        camera = model.camera(images[photo].camera_id)
+        rays.append(np.asarray(camera.cam_from_img(points + float(HALF))))
+        pose = images[photo].cam_from_world()
+        poses.append((np.asarray(pose.rotation.matrix()), np.asarray(pose.translation)))
+        focal.append(camera.mean_focal_length())
+    (r1, t1), (r2, t2) = poses
+    rotation = r2 @ r1.T
+    x, y, z = t2 - rotation @ t1
+    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ rotation
+    scale = [np.diag([1 / f, 1 / f, 1.0]) for f in focal]
+    fundamental = scale[1] @ essential @ scale[0]
+    found = sampson(fundamental, rays[0] * focal[0], rays[1] * focal[1])
+    return np.where(np.isfinite(found), found, np.inf)
+
+
+def _used(model, graph: MatchGraph, registered: set[int]) -> float:
+    """Share of the points of tracks, in tracks with two registered photos, that belong to a point of the model."""
+    rows = graph.tracks[np.isin(graph.tracks[:, 1], list(registered))]
+    if not len(rows):
+        return 0.0
+    _, track, count = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
+    rows = rows[count[track.reshape(-1)] >= 3]
+    if not len(rows):
+        return 1.0
+    explained = [np.zeros(len(points), bool) for points in graph.keypoints]
+    for point in model.points3D.values():
+        for element in point.track.elements:
+            explained[element.image_id - 1][element.point2D_idx] = True
+    return float(np.mean([explained[photo][keypoint] for _, photo, keypoint in rows.tolist()]))
+
+
+def edges_of_matches(graph: MatchGraph) -> tuple[Edge, ...]:
+    """Accepted pairs from matches alone: those whose matches mostly agree on one epipolar geometry."""
+    found = []
+    for (i, j), rows in graph.matches.items():
+        if len(rows) < _PAIR[0]:
+            continue
+        first, second = (graph.keypoints[k][rows[:, n]].astype(np.float64) for n, k in enumerate((i, j)))
+        try:
+            matrix, inlier = cv2.findFundamentalMat(
+                first, second, cv2.USAC_MAGSAC, 1.5 * max(graph.deviation, 1), 0.999, 3000
+            )
+        except cv2.error:  # it fails on an assertion of its own where no sample gives a model
+            continue
+        if matrix is None or matrix.shape != (3, 3):
+            continue
+        kept = inlier.ravel().astype(bool)
+        if kept.sum() >= _PAIR[0] and kept.mean() >= _PAIR[1]:
+            found.append(Edge((i, j), first[kept], second[kept], float(kept.mean())))
+    return tuple(found)

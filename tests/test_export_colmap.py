@@ -1,0 +1,322 @@
+"""asic3d export-colmap: what is in the folder, what is never replaced, and what people are told."""
+
+import dataclasses
+import json
+import shutil
+import stat
+
+import h5py
+import numpy as np
+import pycolmap
+import pytest
+from cli_runner import plant_library, run
+from colmap_scene import as_sets, files_below
+from PIL import Image
+from planted_alignment import SIZES, picture, plant
+
+import asic3d
+from asic3d.collection import load_photo
+from asic3d.errors import StorageError
+from asic3d.storage import read_json
+from asic3d_integrations.colmap import exchange, export
+from asic3d_integrations.colmap.database import read_database
+from asic3d_integrations.colmap.export import ExportOptions, export_colmap
+
+FILES = {"database.db", "pairs.txt", "tracks.npz", "text", "features.h5", "matches.h5", "report.json"}
+FEW = ExportOptions(max_tracks=80)
+
+
+@pytest.fixture
+def planted(tmp_path):
+    return plant(tmp_path / "photos")
+
+
+def with_photo(alignment, index, path):
+    """The alignment with another file for one of its photos."""
+    photos = list(alignment.collection.photos)
+    loaded = load_photo(path)
+    photos[index] = dataclasses.replace(loaded, name=str(path.relative_to(alignment.collection.root)))
+    return dataclasses.replace(alignment, collection=dataclasses.replace(alignment.collection, photos=tuple(photos)))
+
+
+def size_of(path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_the_files(planted, tmp_path):
+    made = export_colmap(planted, tmp_path / "out", FEW)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert made.image_folder == tmp_path / "photos"
+    assert not list(tmp_path.glob(".asic3d*"))
+    report = read_json(tmp_path / "out" / "report.json")
+    assert set(report["files"]) == FILES
+    assert report["tracks"] == len(made.graph.lengths) > 40
+    assert report["mean_track_length"] == 3
+    assert (report["pairs_matched"], report["pairs_verified"]) == (3, 3)
+    assert [photo["focal"] for photo in report["photos"]] == [1.2 * max(size) for size in SIZES]
+    assert (tmp_path / "out" / "pairs.txt").read_text() == "a.jpg b.jpg\na.jpg c.jpg\nb.jpg c.jpg\n"
+
+
+def test_tracks_for_numpy(planted, tmp_path):
+    made = export_colmap(planted, tmp_path / "out", FEW)
+    with np.load(tmp_path / "out" / "tracks.npz", allow_pickle=False) as tracks:
+        rows = np.stack([tracks["track"], tracks["photo"], tracks["keypoint"]], 1)
+        assert np.array_equal(rows, made.graph.tracks)
+        assert tracks["names"].tolist() == ["a.jpg", "b.jpg", "c.jpg"]
+        assert tracks["sizes"].tolist() == [list(size) for size in SIZES]
+        wanted = [made.graph.keypoints[photo][keypoint] for _, photo, keypoint in rows]
+        assert np.array_equal(tracks["xy"], np.stack(wanted))
+
+
+def test_hloc_finds_its_groups(planted, tmp_path):
+    made = export_colmap(planted, tmp_path / "out", FEW)
+    with h5py.File(tmp_path / "out" / "features.h5") as file:
+        assert sorted(file) == ["a.jpg", "b.jpg", "c.jpg"]
+        assert np.array_equal(file["b.jpg/keypoints"], made.graph.keypoints[1])  # hloc's pixels are ours
+        assert file["b.jpg/image_size"][:].tolist() == list(SIZES[1])
+    with h5py.File(tmp_path / "out" / "matches.h5") as file:
+        partner, score = file["a.jpg/c.jpg/matches0"][:], file["a.jpg/c.jpg/matching_scores0"][:]
+    pairs = made.graph.matches[0, 2]
+    assert np.array_equal(partner[pairs[:, 0]], pairs[:, 1])
+    assert (partner >= 0).sum() == len(pairs)
+    assert set(score[partner >= 0].tolist()) <= {0.5, 1.0} and not score[partner < 0].any()
+
+
+def test_text_for_old_colmap(planted, tmp_path):
+    made = export_colmap(planted, tmp_path / "out", FEW)
+    text = tmp_path / "out" / "text"
+    first, *rest = (text / "keypoints" / "a.jpg.txt").read_text().splitlines()
+    assert first == f"{len(made.graph.keypoints[0])} 128"
+    table = np.array([line.split() for line in rest], float)
+    assert table.shape == (len(made.graph.keypoints[0]), 4 + 128)
+    assert np.allclose(table[:, :2], made.graph.keypoints[0] + 0.5, atol=1e-3)
+    blocks = (text / "matches.txt").read_text().strip().split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == ["a.jpg b.jpg", "a.jpg c.jpg", "b.jpg c.jpg"]
+    assert np.array_equal(np.loadtxt(blocks[2].splitlines()[1:], int), made.graph.matches[1, 2])
+    assert (text / "images.txt").read_text().split() == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_without_h5py_the_rest_is_written(planted, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "h5py_here", lambda: False)
+    export_colmap(planted, tmp_path / "out", FEW)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"features.h5", "matches.h5"}
+
+
+def test_a_match_for_each_keypoint_of_a_pair():
+    rows = np.array([[0, 5], [1, 6], [0, 7]])
+    partner, score = exchange._partners(3, rows, np.array([[0, 7]]))
+    assert (partner.tolist(), score.tolist()) == ([7, 6, -1], [1, 0.5, 0])
+    assert exchange._partners(3, rows, None)[0].tolist() == [5, 6, -1]
+
+
+def test_colmap_finds_the_photos_by_their_names(planted, tmp_path):
+    made = export_colmap(planted, tmp_path / "out", FEW)
+    with pycolmap.Database.open(tmp_path / "out" / "database.db") as database:
+        names = [image.name for image in database.read_all_images()]
+        sizes = [(camera.width, camera.height) for camera in database.read_all_cameras()]
+    assert [size_of(made.image_folder / name) for name in names] == sizes
+
+
+def test_turned_photos_are_copied_upright(planted, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(picture(1)).transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "photos" / "turned.jpg", exif=exif, quality=95)
+    alignment = with_photo(planted, 1, tmp_path / "photos" / "turned.jpg")
+    made = export_colmap(alignment, tmp_path / "out", FEW)
+    assert made.image_folder == tmp_path / "out" / "images"
+    copy = Image.open(made.image_folder / "turned.jpg")
+    assert copy.size == SIZES[1] and 0x0112 not in copy.getexif()
+    assert np.abs(np.asarray(copy).astype(int) - picture(1)).mean() < 4
+    assert (made.image_folder / "a.jpg").read_bytes() == (tmp_path / "photos" / "a.jpg").read_bytes()
+    entries = {photo["name"]: photo["copied"] for photo in made.report["photos"]}
+    assert entries == {
+        "a.jpg": "another photo needs a copy",
+        "turned.jpg": "it is stored turned",
+        "c.jpg": "another photo needs a copy",
+    }
+
+
+def test_names_and_formats_that_colmap_can_not_read(planted, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "my photos").mkdir()
+    Image.fromarray(picture(0)).save(photos / "my photos" / "one.webp", lossless=True)
+    Image.fromarray(picture(1)).save(photos / "my photos" / "one 2#.png")
+    alignment = with_photo(planted, 0, photos / "my photos" / "one.webp")
+    alignment = with_photo(alignment, 1, photos / "my photos" / "one 2#.png")
+    made = export_colmap(alignment, tmp_path / "out", dataclasses.replace(FEW, masks=True))
+    assert made.images.names == ("my_photos/one.webp.jpg", "my_photos/one_2_.png", "c.jpg")
+    content = read_database(tmp_path / "out" / "database.db")
+    assert content.names == made.images.names
+    assert all((made.image_folder / name).is_file() for name in content.names)
+    assert np.array_equal(np.asarray(Image.open(made.image_folder / "my_photos/one_2_.png")), picture(1))
+    assert (tmp_path / "out" / "masks" / "my_photos" / "one.webp.jpg.png").is_file()
+    assert " " not in "".join((tmp_path / "out" / "pairs.txt").read_text().split(" ")[:1])
+    assert all(len(line.split()) == 2 for line in (tmp_path / "out" / "pairs.txt").read_text().splitlines())
+
+
+def test_names_that_become_the_same(planted, tmp_path):
+    photos = tmp_path / "photos"
+    for index, name in enumerate(("x y.jpg", "x_y.jpg")):
+        Image.fromarray(picture(index)).save(photos / name)
+    alignment = with_photo(with_photo(planted, 0, photos / "x y.jpg"), 1, photos / "x_y.jpg")
+    made = export_colmap(alignment, tmp_path / "out", FEW)
+    assert made.images.names == ("x_y.jpg", "_x_y.jpg", "c.jpg")
+    assert size_of(made.image_folder / "_x_y.jpg") == SIZES[1]
+
+
+def test_masks_fit_the_photos(planted, tmp_path):
+    export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, masks=True))
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "b.jpg.png"))
+    assert np.array_equal(mask, planted.mask("b.jpg"))
+
+
+def test_photos_that_take_no_part_are_named(planted, tmp_path):
+    alignment = dataclasses.replace(planted, outliers=("c.jpg",))
+    report = export_colmap(alignment, tmp_path / "out", FEW).report
+    assert [photo.get("left_out") for photo in report["photos"]] == [None, None, "it seems to show something else"]
+    assert report["photos"][2]["keypoints"] == 0
+    mirrored = dataclasses.replace(planted, mirrored=(True, False, False))
+    report = export_colmap(mirrored, tmp_path / "other", FEW).report
+    assert report["photos"][0]["left_out"] == "it was mirrored to fit the others, and no camera sees things mirrored"
+
+
+def test_an_earlier_export_stays_unless_it_may_go(planted, tmp_path):
+    export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, masks=True))
+    before = files_below(tmp_path / "out")
+    with pytest.raises(StorageError, match=r"out' holds an earlier export, and nothing was changed\. Replace it with"):
+        export_colmap(planted, tmp_path / "out", FEW)
+    assert files_below(tmp_path / "out") == before
+    export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, overwrite=True))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("name", ["database.db", "report.json", "notes.txt"])
+def test_what_is_not_ours_stays_even_with_overwrite(planted, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text('{"files": ["notes.txt"]}')
+    with pytest.raises(StorageError, match=rf"holds other files, such as '{name}', and nothing was changed"):
+        export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, overwrite=True))
+    assert files_below(tmp_path / "out") == {name: b'{"files": ["notes.txt"]}'}
+
+
+def test_a_failure_leaves_the_earlier_export(planted, tmp_path, monkeypatch):
+    export_colmap(planted, tmp_path / "out", FEW)
+    before = files_below(tmp_path / "out")
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "write_text", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, overwrite=True))
+    with pytest.raises(KeyboardInterrupt):
+        export_colmap(planted, tmp_path / "new", FEW)
+    assert files_below(tmp_path / "out") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "out"}
+
+
+def test_a_folder_that_can_not_be_written(planted, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file' is a file\. Choose a folder with -o\.$"):
+        export_colmap(planted, tmp_path / "file", FEW)
+    with pytest.raises(StorageError, match=r"can't be written \(Not a directory\)|can't be written"):
+        export_colmap(planted, tmp_path / "file" / "below", FEW)
+
+
+def test_the_same_export_again(planted, tmp_path):
+    one, other = (export_colmap(planted, tmp_path / name, FEW) for name in ("one", "other"))
+    assert one.report == other.report
+    assert as_sets(one.graph.tracks) == as_sets(other.graph.tracks)
+
+
+# The command
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    plant_library(tmp_path, monkeypatch)
+    return tmp_path
+
+
+def test_command_writes_into_the_run(library):
+    result = run("export-colmap", "run", "--max-tracks", "60")
+    assert result.exit_code == 0, result.output
+    report = read_json(library / "run" / "colmap" / "report.json")
+    assert (
+        f"{report['tracks']} tracks, seen in 3.0 photos on average; a point is exact to about 1.0 pixels."
+        in result.output
+    )
+    assert "3 of 3 pairs of photos verified, with 100% of their matches within 4 pixels." in result.output
+    assert "Database  run/colmap/database.db" in result.output
+
+
+def test_command_as_json(library):
+    result = run(
+        "export-colmap", "-o", "out", "--json", "--camera-model", "PINHOLE", "--focal", "90", "--shared-camera"
+    )
+    printed = json.loads(result.output)
+    assert printed["folder"] == "out"
+    assert {photo["focal"] for photo in printed["photos"]} == {90}
+    assert {camera.model for camera in read_database(library / "out" / "database.db").cameras} == {"PINHOLE"}
+
+
+def test_command_is_quiet(library):
+    assert run("export-colmap", "-q").output == ""
+
+
+def test_command_says_who_takes_no_part_and_what_was_copied(library, monkeypatch):
+    Image.fromarray(picture(0)).save(library / "photos" / "a.webp")
+    planted = with_photo(plant(library / "photos", outliers=("c.jpg",)), 0, library / "photos" / "a.webp")
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: planted)
+    output = run("export-colmap").output
+    assert "'c.jpg' takes no part: it seems to show something else." in output
+    assert "The photos were copied for COLMAP ('a.webp': COLMAP does not read its format everywhere)." in output
+
+
+def test_command_refuses_to_replace(library):
+    run("export-colmap", "-q")
+    result = run("export-colmap")
+    assert result.exit_code == 1
+    assert "holds an earlier export, and nothing was changed." in result.output
+    assert run("export-colmap", "--overwrite").exit_code == 0
+
+
+def test_command_adds_to_a_copy(library):
+    run("export-colmap", "-q", "-o", "theirs")
+    shutil.move(library / "theirs" / "database.db", library / "project.db")
+    (library / "project.db").chmod(stat.S_IRUSR)
+    before = (library / "project.db").read_bytes()
+    result = run("export-colmap", "--add-to", "project.db", "--max-tracks", "50")
+    assert result.exit_code == 0, result.output
+    assert "pairs were added to a copy: asic3d_out/colmap/added.db" in result.output
+    assert (library / "project.db").read_bytes() == before
+    theirs, added = read_database(library / "project.db"), read_database(library / "asic3d_out" / "colmap" / "added.db")
+    report = read_json(library / "asic3d_out" / "colmap" / "report.json")
+    assert (
+        sum(map(len, added.verified.values())) == sum(map(len, theirs.verified.values())) + report["added"]["matches"]
+    )
+    assert run("export-colmap", "--add-to", "project.db", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--add-to", "none.db"), "There is no database 'none.db'."),
+        (("--add-to", "photos/a.jpg"), "'photos/a.jpg' can't be used as a database of COLMAP"),
+        (("--focal", "wide"), "'wide' is no focal length; write pixels, such as 1200, or millimetres, such as 50mm."),
+        (("--focal", "50mm"), "A focal length in mm needs the sensor's size, which is not in the EXIF data of 'a.jpg'"),
+        (("--camera-model", "X"), "There is no camera model 'X' here; choose one of SIMPLE_PINHOLE, PINHOLE"),
+    ],
+)
+def test_command_refuses(library, words, message):
+    result = run("export-colmap", *words)
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+    assert not (library / "asic3d_out" / "colmap").exists()
+
+
+@pytest.mark.parametrize("words", [("--max-tracks", "0"), ("--min-views", "1"), ("--seed", "x")])
+def test_wrong_usage(library, words):
+    assert run("export-colmap", *words).exit_code == 2
