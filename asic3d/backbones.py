@@ -175,7 +175,7 @@ def load_backbone(
         >>> load_backbone("efficientnet-lite0").sides
         (240, 320, 480)
     """
-    check_backbone(name, weights)
+    check_backbone(name)
     path = Path(weights) if weights else None
     if name == "auto":
         choice = choose_backbone(path)

@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 MARKER = ".asic3d"
 MAKE_AGAIN = "Delete it and make it again."
-ALIGN_AGAIN = "Align the photos again with --overwrite (overwrite=True in Python)."
+ALIGN_AGAIN = "Align the photos again with --overwrite."
 """What to do about a damaged run."""
 _LARGEST_JSON = 256 * 2**20
 _LARGEST_TENSORS = 4 * 2**30

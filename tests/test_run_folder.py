@@ -527,7 +527,7 @@ def test_a_tensor_file_of_another_run_is_not_mixed_with_this_one(folder):
         load_alignment(folder)
     assert str(caught.value) == (
         f"The run in '{folder}' is damaged: 'alignment.safetensors' is not the file that was saved with it. "
-        "Align the photos again with --overwrite (overwrite=True in Python)."
+        "Align the photos again with --overwrite."
     )
 
 

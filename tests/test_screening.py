@@ -10,7 +10,7 @@ import torch
 from changed_photos import AS_IT_WAS, Change, changed_collection, changed_errors
 from PIL import Image
 
-from asic3d.adding import add_photo
+from asic3d.adding import add_photos
 from asic3d.alignment import align, load_alignment
 from asic3d.backbones import load_backbone
 from asic3d.collection import load_collection
@@ -161,7 +161,7 @@ def test_a_stranger_is_placed_whatever_it_shows(toy, tmp_path, kind, size):
     if kind == "noise":
         pixels = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "odd.png")
-    found = add_photo(toy.alignment, tmp_path / "odd.png", stranger=True)
+    found = add_photos(toy.alignment, [tmp_path / "odd.png"], stranger=True)
     assert found.outliers == ("odd.png",)
     assert bool(found.canonical.isfinite().all() and found.confidence.isfinite().all())
     assert found.foreground[-1].max() < 0.1 and found.confidence[-1].max() < 0.1
@@ -176,8 +176,8 @@ def test_a_stranger_without_matches_is_placed(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(adding, "_place", none_matches)
     Image.new("RGB", (60, 40), (10, 200, 90)).save(tmp_path / "odd.png")
     with pytest.raises(AlignmentError):
-        add_photo(toy.alignment, tmp_path / "odd.png")
-    assert bool(add_photo(toy.alignment, tmp_path / "odd.png", stranger=True).canonical.isfinite().all())
+        add_photos(toy.alignment, [tmp_path / "odd.png"])
+    assert bool(add_photos(toy.alignment, [tmp_path / "odd.png"], stranger=True).canonical.isfinite().all())
 
 
 # --- adding

@@ -117,9 +117,7 @@ def map_graph(
             queue.append(fixed)
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
     if best is None:
-        nothing = Verdict(
-            False, ("No two photos could be brought together.",), 0, len(graph), *[np.nan] * 3, (np.nan,) * 2
-        )
+        nothing = Verdict(False, ("No two photos could be brought together.",), 0, len(graph), *[np.nan] * 3, (np.nan,) * 2)
         return Mapped((), nothing, _missing(graph, (), edges), facts)
     return Mapped(tuple(best[1]), best[2], _missing(graph, best[1][0].reg_image_ids(), edges), facts)
 
@@ -210,3 +208,5 @@ def _missing(graph: MatchGraph, registered: Sequence[int], edges: Sequence[Edge]
         else:
             found[name] = f"it shows the same side as {len(partners & inside)} photos of the model, too little of it"
     return found
+
+

@@ -54,9 +54,7 @@ def sift_graph(
             device=pycolmap.Device.cpu,
         )
         geometry = pycolmap.TwoViewGeometryOptions()
-        geometry.ransac.min_num_trials = geometry.ransac.max_num_trials = (
-            1  # COLMAP verifies as it matches; only the matches are read
-        )
+        geometry.ransac.min_num_trials = geometry.ransac.max_num_trials = 1  # COLMAP verifies as it matches; only the matches are read
         pycolmap.match_exhaustive(
             root / "sift.db",
             matching_options=matching,
