@@ -251,7 +251,7 @@ def _looked_at(alignment: "Alignment", photo: Photo, backbone: Backbone, turns: 
 
 
 def _object(alignment: "Alignment", photo: Photo, features: Tensor, valid: Tensor) -> tuple[Tensor, np.ndarray, bool]:
-    """(G, G) probability of the object, its mask, and whether none was found and all of the photo is taken for it."""
+    """(G, G) probability of the object, its mask, and whether all of the photo is taken for it: none was found."""
     if photo.mask is not None:
         mask = sharpen(photo, valid.float(), alignment.config.sharpening)
         return mask_cells(mask, len(valid)).to(valid.device), mask, False

@@ -16,7 +16,7 @@ over the pixels of a block in noise whose pixels know nothing of each other."""
 _ABOVE_NOISE = 3.0
 """How many times as much as in such noise is left at least, which counts in small photos."""
 _COMPARED = 32
-"""Side at which pictures are compared, pixels, at most: a quarter of what they have; compression is hardly seen there."""
+"""Side at which pictures are compared, pixels, at most: a quarter of theirs; compression is hardly seen there."""
 _ALIKE = 24
 """Grey levels by which the same picture differs there at most: 18 after JPEG at quality 75, and 120 where a thing that
 is a fortieth of the photo wide has moved."""

@@ -39,20 +39,17 @@ def object_warnings(names: Sequence[str], whole: Sequence[int]) -> Iterator[str]
 
 
 def standing_warnings(names: Sequence[str], turns: Sequence[int], mirrored: Sequence[bool]) -> Iterator[str]:
-    """The photos that stand otherwise than most: quarters by which each was turned, and whether it was mirrored."""
-    for name, quarters in zip(names, turns, strict=True):
-        if quarters:
-            how = {1: "on its right side", 2: "upside down", 3: "on its left side"}[quarters]
-            yield (
-                f"{shown(name)} lies {how}; it was turned for the alignment. Its own pixels and points stay as they "
-                "are."
-            )
-    for name, other in zip(names, mirrored, strict=True):
-        if other:
-            yield (
-                f"{shown(name)} faces the other way than most; it was mirrored for the alignment. If it shows another "
-                "side of one and the same object, align with --set flips=false."
-            )
+    """Which photos were turned, by quarters counter-clockwise, and which were mirrored."""
+    lie = {1: "on its right side", 2: "upside down", 3: "on its left side"}
+    turned = ", ".join(f"'{name}' ({lie[quarters]})" for name, quarters in zip(names, turns, strict=True) if quarters)
+    if turned:
+        yield f"Turned for the alignment, because most others stand: {turned}. Pixels and points stay as they are."
+    flipped = ", ".join(f"'{name}'" for name, flip in zip(names, mirrored, strict=True) if flip)
+    if flipped:
+        yield (
+            f"Mirrored for the alignment, because most others face the other way: {flipped}. If what they show is "
+            "another side of one and the same object, align with --set flips=false."
+        )
 
 
 def agreeing(buddies: BestBuddies, canonical: Tensor) -> Tensor:

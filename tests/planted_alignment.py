@@ -46,6 +46,7 @@ class PlantedAlignment:
     warnings: tuple[str, ...] = ()
     backbone: str = "planted"
     device: str = "cpu"
+    turns: tuple[int, ...] = ()
     mirrored: tuple[bool, ...] = ()
     outliers: tuple[str, ...] = ()
 

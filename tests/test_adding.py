@@ -10,11 +10,10 @@ from PIL import Image
 
 from asic3d import adding
 from asic3d.alignment import Alignment, align, load_alignment
-from asic3d.backbones import load_backbone
 from asic3d.collection import Collection, load_collection, load_photo
 from asic3d.config import Progress
 from asic3d.errors import AlignmentError, BackboneError, CollectionError
-from asic3d.judgement import fit_warnings, photo_fits
+from asic3d.judgement import Further, enlarged_quality, fit_warnings, photo_fits
 from asic3d.metrics import mask_iou
 
 NEW = 5  # the photo that comes later
@@ -141,6 +140,79 @@ def test_a_given_mask_is_used(toy, five):
     assert not found.foreground[NEW, :3, :3].any()
 
 
+# --- what is said of it afterwards
+
+
+def test_figures_are_those_of_all_photos(toy, five, six):
+    fits = photo_fits(six.confidence.flatten(1), six.space.foreground)
+    assert six.quality["confidence"] == pytest.approx(float(fits.mean()))
+    assert six.quality["weakest_photo"] == pytest.approx(float(fits.min()))
+    assert (five.pairs, six.pairs) == (10, 15)  # of five photos, and five more with the new one
+    for name, value in toy.alignment.quality.items():  # a full fit of the same photos
+        assert six.quality[name] == pytest.approx(value, rel=0.3 if name == "support" else 0.15), name
+    assert six.quality["matches_per_pair"] != five.quality["matches_per_pair"]
+    assert six.quality["support"] == five.quality["support"]  # is about the photos that were fitted
+
+
+def test_figures_of_what_is_counted_twice_are_means_over_pairs():
+    quality = {"confidence": 0.9, "pair_agreement": 0.5, "agreeing_matches": 0.8, "matches_per_pair": 20.0, "own": 7.0}
+    found = enlarged_quality(quality, 3, Further(1, 0.9, 40, 10), torch.tensor([0.5, 0.3]))
+    assert found == pytest.approx(
+        {
+            "confidence": 0.4,
+            "pair_agreement": (3 * 0.5 + 0.9) / 4,
+            "agreeing_matches": (0.8 * 60 + 10) / 100,
+            "matches_per_pair": 100 / 4,
+            "own": 7.0,
+        }
+    )
+
+
+def test_a_photo_that_does_not_fit_is_warned_of_and_makes_the_figures_worse(toy, five, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (180, 240, 3), np.uint8)).save(tmp_path / "odd.png")
+    found = five.add(tmp_path / "odd.png")
+    fits = photo_fits(found.confidence.flatten(1), found.space.foreground)
+    assert float(fits[-1]) < 0.4 * float(fits[:-1].median())
+    assert found.quality["weakest_photo"] == pytest.approx(float(fits[-1]))
+    assert found.quality["confidence"] < five.quality["confidence"]
+    assert any(sentence.startswith("'odd.png' hardly fits the others") for sentence in found.warnings)
+    assert "Nothing but grain, without a shape that could be matched: 'odd.png'." in found.collection.warnings
+    again = found.add(toy.collection[NEW])
+    assert sum("hardly fits" in sentence for sentence in again.warnings) == 1  # of all photos now, and not twice
+
+
+def test_a_copy_of_a_photo_is_said_to_be_one(toy, five, tmp_path):
+    first = five.names[0]
+    for name in ("copy.jpg", "again.jpg"):
+        shutil.copy(toy.folder / "images" / first, tmp_path / name)
+    found = five.add(tmp_path / "copy.jpg", tmp_path / "again.jpg")
+    assert [photo.duplicate_of for photo in found.collection][-2:] == [first, first]
+    assert found.collection.warnings == (f"The same file as '{first}': 'copy.jpg', 'again.jpg'.",)
+    found.save(tmp_path / "run")
+    assert load_alignment(tmp_path / "run").collection["again.jpg"].duplicate_of == first
+
+
+def test_several_photos_take_the_network_once_and_are_told_of(toy, five, six, monkeypatch, tmp_path):
+    Image.fromarray(toy.truth.photos[1].image).save(tmp_path / "another.png")
+    loaded, seen = [], []
+    load = adding.load_backbone
+    monkeypatch.setattr(adding, "load_backbone", lambda *a, **k: (loaded.append(a), load(*a, **k))[1])
+    found = five.add(toy.collection[NEW], tmp_path / "another.png", progress=seen.append)
+    assert len(loaded) == 1
+    assert seen == [Progress("adding", 1, 2), Progress("adding", 2, 2)]
+    assert torch.equal(found.canonical[: NEW + 1], six.canonical)
+
+
+def test_nothing_is_placed_where_one_of_several_cant_be(toy, five, tmp_path, monkeypatch):
+    monkeypatch.setattr(adding, "load_backbone", lambda *_, **__: pytest.fail("work was begun"))
+    with pytest.raises(CollectionError, match=r"missing\.jpg"):
+        five.add(toy.collection[NEW], tmp_path / "missing.jpg")
+    name = toy.truth.names[NEW]
+    with pytest.raises(CollectionError, match=f"^Two of the new photos are called '{name}'; rename one.$"):
+        five.add(toy.collection[NEW], toy.collection[NEW])
+    assert five.add() is five
+
+
 def test_a_photo_can_be_added_where_there_are_only_affine_maps(toy):
     config = dataclasses.replace(toy.config, affine_rounds=1, spline_rounds=0, metric_rounds=0)
     few = align(Collection(toy.collection.root, toy.collection.photos[:3]), config, cache=toy.cache)
@@ -204,28 +276,11 @@ def test_a_masked_collection_takes_a_photo_without_a_mask(toy):
 # --- figures and warnings
 
 
-def test_figures_are_those_of_all_photos(five, six):
-    fits = photo_fits(six.confidence.flatten(1), six.space.foreground)
-    assert six.quality["confidence"] == pytest.approx(float(fits.mean()), abs=1e-6)
-    assert six.quality["weakest_photo"] == pytest.approx(float(fits.min()), abs=1e-6)
-    assert set(six.quality) == set(five.quality)
-    assert six.pairs == five.pairs + 5 == 15
-
-
 def test_figures_are_near_those_of_a_full_fit(toy, six):
     for name, near in (("confidence", 0.05), ("pair_agreement", 0.05), ("agreeing_matches", 0.03)):
         assert six.quality[name] == pytest.approx(toy.alignment.quality[name], abs=near), name
     full = toy.alignment.quality["matches_per_pair"]
     assert six.quality["matches_per_pair"] == pytest.approx(full, rel=0.25)
-
-
-def test_a_photo_of_something_else_is_warned_of_and_pulls_the_figures_down(five, tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)).save(tmp_path / "noise.png")
-    found = five.add(tmp_path / "noise.png")
-    assert any(text.startswith("'noise.png' hardly fits the others (confidence ") for text in found.warnings)
-    assert "Nothing but grain, without a shape that could be matched: 'noise.png'." in found.collection.warnings
-    assert found.quality["weakest_photo"] < 0.5 * five.quality["weakest_photo"]
-    assert found.quality["confidence"] < five.quality["confidence"]
 
 
 def test_a_warning_that_is_no_longer_true_is_gone(toy, five):
@@ -239,30 +294,6 @@ def test_a_warning_that_is_no_longer_true_is_gone(toy, five):
     after = photo_fits(found.confidence.flatten(1), found.space.foreground)
     assert found.warnings == ("Something else.", *fit_warnings(found.names, after))
     assert len(found.warnings) == 2 and found.warnings[1] != doubtful.warnings[0]  # the usual fit is another one now
-
-
-def test_a_copy_under_another_name_is_noted(toy, five, tmp_path):
-    first = five.names[0]
-    for name in ("copy.jpg", "another.jpg"):
-        shutil.copy(toy.folder / "images" / first, tmp_path / name)
-    found = five.add(tmp_path / "copy.jpg", tmp_path / "another.jpg")
-    assert [photo.duplicate_of for photo in found.collection] == [None] * 5 + [first] * 2
-    assert found.collection.warnings == (f"The same file as '{first}': 'copy.jpg', 'another.jpg'.",)
-    found.save(tmp_path / "run")
-    assert load_alignment(tmp_path / "run").collection["another.jpg"].duplicate_of == first
-
-
-def test_several_photos_are_placed_as_one_after_the_other_with_one_network(toy, five, six, tmp_path, monkeypatch):
-    Image.fromarray(toy.truth.photos[0].image[:, ::-1]).save(tmp_path / "mirrored.png")
-    loads, told = [], []
-    monkeypatch.setattr(adding, "load_backbone", lambda *a, **k: (loads.append(a), load_backbone(*a, **k))[1])
-    both = five.add(toy.collection[NEW], tmp_path / "mirrored.png", progress=told.append)
-    assert len(loads) == 1
-    assert told == [Progress("adding", 1, 2), Progress("adding", 2, 2)]
-    single = six.add(tmp_path / "mirrored.png")
-    assert torch.equal(both.canonical, single.canonical)
-    assert both.quality == pytest.approx(single.quality)
-    assert both.warnings == single.warnings
 
 
 def test_the_figures_of_an_added_photo_are_saved(six, tmp_path):

@@ -23,7 +23,7 @@ from asic3d_integrations.colmap.database import read_database
 from asic3d_integrations.colmap.export import ExportOptions, export_colmap
 
 FILES = {"database.db", "pairs.txt", "tracks.npz", "text", "features.h5", "matches.h5", "report.json"}
-FEW = ExportOptions(max_tracks=80)
+FEW = ExportOptions(tracks="canonical", max_tracks=80)
 
 
 @pytest.fixture
@@ -241,11 +241,11 @@ def library(tmp_path, monkeypatch):
 
 
 def test_command_writes_into_the_run(library):
-    result = run("export-colmap", "run", "--max-tracks", "60")
+    result = run("export-colmap", "--tracks", "canonical", "run", "--max-tracks", "60")
     assert result.exit_code == 0, result.output
     report = read_json(library / "run" / "colmap" / "report.json")
     assert (
-        f"{report['tracks']} tracks, seen in 3.0 photos on average; a point is exact to about 1.0 pixels."
+        f"{report['tracks']} canonical tracks, seen in 3.0 photos on average; a point is exact to about 1.0 pixels."
         in result.output
     )
     assert "3 of 3 pairs of photos verified, with 100% of their matches within 4 pixels." in result.output
@@ -254,7 +254,17 @@ def test_command_writes_into_the_run(library):
 
 def test_command_as_json(library):
     result = run(
-        "export-colmap", "-o", "out", "--json", "--camera-model", "PINHOLE", "--focal", "90", "--shared-camera"
+        "export-colmap",
+        "--tracks",
+        "canonical",
+        "-o",
+        "out",
+        "--json",
+        "--camera-model",
+        "PINHOLE",
+        "--focal",
+        "90",
+        "--shared-camera",
     )
     printed = json.loads(result.output)
     assert printed["folder"] == "out"
@@ -263,32 +273,32 @@ def test_command_as_json(library):
 
 
 def test_command_is_quiet(library):
-    assert run("export-colmap", "-q").output == ""
+    assert run("export-colmap", "--tracks", "canonical", "-q").output == ""
 
 
 def test_command_says_who_takes_no_part_and_what_was_copied(library, monkeypatch):
     Image.fromarray(picture(0)).save(library / "photos" / "a.webp")
     planted = with_photo(plant(library / "photos", outliers=("c.jpg",)), 0, library / "photos" / "a.webp")
     monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: planted)
-    output = run("export-colmap").output
+    output = run("export-colmap", "--tracks", "canonical").output
     assert "'c.jpg' takes no part: it seems to show something else." in output
     assert "The photos were copied for COLMAP ('a.webp': COLMAP does not read its format everywhere)." in output
 
 
 def test_command_refuses_to_replace(library):
-    run("export-colmap", "-q")
-    result = run("export-colmap")
+    run("export-colmap", "--tracks", "canonical", "-q")
+    result = run("export-colmap", "--tracks", "canonical")
     assert result.exit_code == 1
     assert "holds an earlier export, and nothing was changed." in result.output
-    assert run("export-colmap", "--overwrite").exit_code == 0
+    assert run("export-colmap", "--tracks", "canonical", "--overwrite").exit_code == 0
 
 
 def test_command_adds_to_a_copy(library):
-    run("export-colmap", "-q", "-o", "theirs")
+    run("export-colmap", "--tracks", "canonical", "-q", "-o", "theirs")
     shutil.move(library / "theirs" / "database.db", library / "project.db")
     (library / "project.db").chmod(stat.S_IRUSR)
     before = (library / "project.db").read_bytes()
-    result = run("export-colmap", "--add-to", "project.db", "--max-tracks", "50")
+    result = run("export-colmap", "--tracks", "canonical", "--add-to", "project.db", "--max-tracks", "50")
     assert result.exit_code == 0, result.output
     assert "pairs were added to a copy: asic3d_out/colmap/added.db" in result.output
     assert (library / "project.db").read_bytes() == before
@@ -297,7 +307,7 @@ def test_command_adds_to_a_copy(library):
     assert (
         sum(map(len, added.verified.values())) == sum(map(len, theirs.verified.values())) + report["added"]["matches"]
     )
-    assert run("export-colmap", "--add-to", "project.db", "--overwrite").exit_code == 0
+    assert run("export-colmap", "--tracks", "canonical", "--add-to", "project.db", "--overwrite").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -311,7 +321,7 @@ def test_command_adds_to_a_copy(library):
     ],
 )
 def test_command_refuses(library, words, message):
-    result = run("export-colmap", *words)
+    result = run("export-colmap", "--tracks", "canonical", *words)
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
     assert not (library / "asic3d_out" / "colmap").exists()
@@ -319,4 +329,4 @@ def test_command_refuses(library, words, message):
 
 @pytest.mark.parametrize("words", [("--max-tracks", "0"), ("--min-views", "1"), ("--seed", "x")])
 def test_wrong_usage(library, words):
-    assert run("export-colmap", *words).exit_code == 2
+    assert run("export-colmap", "--tracks", "canonical", *words).exit_code == 2

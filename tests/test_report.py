@@ -270,6 +270,31 @@ def test_a_photo_without_shapes_is_no_success_among_others(planted):
     assert {figure.level for figure in verdict.quality_figures(mixed)} == {"good"}
 
 
+def captions(alignment, folder) -> list[list[str]]:
+    """What stands below each photo of the report's first overview, without its name."""
+    text = page_of(alignment, folder)[1]
+    overview = text.split('class="rows pairs"')[1].split("</ol>")[0]
+    found = [re.findall(r'<span class="(?:tag|fit \w+)">([^<]*)</span>', item) for item in overview.split("</li>")]
+    return [words for words in found if words]
+
+
+def test_captions_say_how_a_photo_stands(planted, tmp_path):
+    fits = ["fits well"]
+    assert captions(planted, tmp_path / "a") == [fits] * 3
+    first = replace(planted, turns=(1, 3, 2), mirrored=(False, True, False))
+    assert captions(first, tmp_path / "b") == [
+        ["turned by 90 degrees to the left", *fits],
+        ["turned by 90 degrees to the right, mirrored", *fits],
+        ["turned by 180 degrees", *fits],
+    ]
+
+
+def test_another_thing_does_not_fit_however_confident_it_looks(planted, tmp_path):
+    strange = replace(planted, mirrored=(False, True, True), turns=(0, 0, 1), outliers=(planted.names[2],))
+    assert captions(strange, tmp_path) == [["fits well"], ["mirrored", "fits well"], ["shows something else"]]
+    assert verdict.photo_levels(strange) == ("good", "good", "poor")
+
+
 def test_fit_of_a_photo_is_its_confidence_on_the_object(planted):
     assert verdict.photo_fits(planted) == pytest.approx((0.95, 0.95, 0.95))
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from asic3d import storage
 from asic3d.alignment import Alignment, align, load_alignment
 from asic3d.collection import Collection, load_collection
 from asic3d.errors import CollectionError, StorageError
+from asic3d.run_lock import hold_run
 from asic3d.storage import FORMAT_VERSION, safetensors_bytes
 
 RUN, TENSORS = "run.json", "alignment.safetensors"
@@ -164,8 +166,8 @@ def test_a_finished_run_is_replaced_only_when_asked(small, folder):
     with pytest.raises(StorageError) as caught:
         small[1].save(folder)
     assert str(caught.value) == (
-        f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose "
-        "another folder with -o."
+        f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose another "
+        "folder with -o."
     )
     assert content(folder) == before
     changed = dataclasses.replace(small[1], warnings=("new",))
@@ -319,10 +321,11 @@ def test_a_run_that_did_not_finish(folder):
     (folder / RUN).unlink()
     with pytest.raises(StorageError) as caught:
         load_alignment(folder)
-    assert str(caught.value) == (
+    wanted = (
         f"The run in '{folder}' did not finish. Go on with it, PHOTOS being its photo folder: "
         f"asic3d align PHOTOS -o {folder} --resume"
     )
+    assert str(caught.value) == wanted
 
 
 def test_a_run_of_a_newer_version(folder):
@@ -652,3 +655,48 @@ def test_any_entry_that_is_missing_is_read_or_refused_in_a_sentence(folder):
     for key in ("config", "photos", "grid", "taps", "tensors_sha256", "format_version", "quality", "backbone"):
         assert outcomes[key,] == "refused", key
     assert outcomes["config", "seed"] == "read"  # older runs lack newer settings
+
+
+# --- two at once
+
+
+def test_what_somebody_else_saved_meanwhile_is_not_lost(small, folder):
+    one, other = load_alignment(folder), load_alignment(folder)
+    other = dataclasses.replace(other, confidence=other.confidence / 2)
+    other.save(folder, overwrite=True)
+    before = content(folder)
+    with pytest.raises(StorageError) as caught:
+        one.save(folder, overwrite=True)
+    assert str(caught.value) == (
+        f"The run in '{folder}' was changed by somebody else since it was loaded: nothing was written. Load it again "
+        "and repeat what you did."
+    )
+    assert content(folder) == before
+    one.save(folder.parent / "elsewhere")  # where nothing can be lost
+    other.save(folder, overwrite=True)  # one's own changes are known
+    dataclasses.replace(other, confidence=other.confidence / 2).save(folder, overwrite=True)
+
+
+def test_a_run_that_is_held_is_not_saved_over(small, folder):
+    before, refused = content(folder), []
+
+    def save():
+        with pytest.raises(StorageError, match=r"^Another asic3d is writing to '") as caught:
+            small[1].save(folder, overwrite=True)
+        refused.append(caught.value)
+
+    with hold_run(folder):
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+        assert len(refused) == 1
+    assert content(folder) == before
+
+
+def test_other_files_come_with_a_run_or_not_at_all(small, tmp_path):
+    small[1].save(tmp_path / "run", others={"report.html": b"page", "figures/a.jpg": b"picture"})
+    assert (tmp_path / "run" / "report.html").read_bytes() == b"page"
+    assert (tmp_path / "run" / "figures" / "a.jpg").read_bytes() == b"picture"
+    with pytest.raises(StorageError):
+        small[1].save(tmp_path / "other", others={"../outside": b"x"})
+    assert not (tmp_path / "outside").exists() and not (tmp_path / "other" / "run.json").exists()

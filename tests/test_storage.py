@@ -353,8 +353,8 @@ def test_prepare_output_keeps_a_finished_run(tmp_path):
     with pytest.raises(StorageError) as caught:
         prepare_output(tmp_path)
     assert str(caught.value) == (
-        f"'{tmp_path}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose "
-        "another folder with -o."
+        f"'{tmp_path}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose another "
+        "folder with -o."
     )
     prepare_output(tmp_path, overwrite=True)
     prepare_output(tmp_path, resume=True)

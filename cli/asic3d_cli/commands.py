@@ -101,10 +101,8 @@ class RootGroup(Group):
             raise
         except Exception as error:  # a fault of ours: programs still get their object, people what to send us
             traceback.print_exc()
-            console.error(
-                f"Something went wrong that should not have ({type(error).__name__}: {str(error).strip()}). What was "
-                "finished before is unchanged. Please report it with the lines above."
-            )
+            what = ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())) if part)
+            console.error(f"A fault in asic3d stopped it ({what}). Please report it with the lines above.")
             ctx.exit(1)
 
 

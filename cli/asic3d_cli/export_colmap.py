@@ -19,16 +19,21 @@ if TYPE_CHECKING:
     cls=Command,
     examples=(
         ("asic3d export-colmap", "Write asic3d_out/colmap with a database for COLMAP."),
+        ("asic3d export-colmap --map", "Find the cameras too, and say whether they can be trusted."),
         ("asic3d export-colmap --shared-camera --focal 35mm", "All photos from one camera, not zoomed."),
         ("asic3d export-colmap --add-to project/database.db", "Add the matches to a copy of a database of yours."),
     ),
 )
 @click.argument("run", type=FOLDER, default=RUN)
 @click.option("-o", "--output", metavar="DIR", type=FOLDER, help="Where to write. [default: RUN/colmap]")
+@click.option("--map", is_flag=True, help="Find the cameras too: sparse/0, transforms.json, scene.glb.")
+@click.option("--tracks", type=click.Choice(["auto", "canonical", "refined"]), default="auto", show_default=True,
+              help="refined: exact, of one rigid object; canonical: coarse, of anything.")  # fmt: skip
+@click.option("--sift/--no-sift", default=True, show_default=True, help="Join SIFT keypoints to refined tracks.")
 @click.option("--max-tracks", type=click.IntRange(min=1), default=4000, show_default=True, metavar="N",
-              help="Most places of the object to follow, spread evenly.")  # fmt: skip
+              help="Most canonical tracks, spread evenly.")  # fmt: skip
 @click.option("--min-views", type=click.IntRange(min=2), default=3, show_default=True, metavar="N",
-              help="Photos that must show a place.")  # fmt: skip
+              help="Photos that a canonical track must be seen in.")  # fmt: skip
 @click.option("--shared-camera", is_flag=True, help="One camera for all photos of one size, not zoomed in between.")
 @click.option("--camera-model", default="SIMPLE_RADIAL", show_default=True, metavar="MODEL",
               help="COLMAP's model; PINHOLE where Gaussian splatting follows.")  # fmt: skip
@@ -38,11 +43,13 @@ if TYPE_CHECKING:
 @click.option("--add-to", "database", metavar="DATABASE", type=FOLDER,
               help="Also add the matches to a copy of this database of COLMAP.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")
+@click.option("--strict", is_flag=True, help="With --map: exit with 1 where the cameras can't be trusted.")
+@click.option("--force", is_flag=True, help="With --map: look for cameras also where they would mean nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @output_options
 @click.pass_obj
 def export_colmap(
-    console: Console, run: Path, output: Path | None, database: Path | None, overwrite: bool, **options: Any
+    console: Console, run: Path, output: Path | None, database: Path | None, strict: bool, **options: Any
 ) -> None:
     """Write what COLMAP, hloc and numpy need of an alignment.
 
@@ -56,13 +63,15 @@ def export_colmap(
     folder = output or run / "colmap"
     alignment = asic3d.load_alignment(run)
     with console.progress(STAGES) as progress:
-        wanted = ExportOptions(overwrite=overwrite, **options)
+        wanted = ExportOptions(**options)
         export = export_colmap(alignment, folder, wanted, database=database, progress=progress)
     if console.as_json:
         console.emit({"folder": folder, **export.report})
     else:
         for line in _lines(export):
             console.show(line)
+    if strict and "mapping" in export.report and not export.report["mapping"].get("trusted"):
+        raise click.exceptions.Exit(1)
 
 
 def _lines(export: "Export") -> list[str]:
@@ -72,8 +81,8 @@ def _lines(export: "Export") -> list[str]:
     report = export.report
     shown = report["inlier_ratio"]
     lines = [
-        f"{report['tracks']} tracks, seen in {report['mean_track_length']:.1f} photos on average; a point is exact to "
-        f"about {report['deviation']:.1f} pixels.",
+        f"{report['tracks']} {report['kind']} tracks, seen in {report['mean_track_length']:.1f} photos on average; a "
+        f"point is exact to about {report['deviation']:.1f} pixels.",
         f"{report['pairs_verified']} of {report['pairs_matched']} pairs of photos verified, with {shown or 0:.0%} of "
         f"their matches within {report['verification']['max_error']:.0f} pixels.",
     ]
@@ -87,9 +96,32 @@ def _lines(export: "Export") -> list[str]:
         lines.append(f"The photos were copied for COLMAP ({'; '.join(copied[:3])}{rest}).")
     if not report["hloc"]:
         lines.append('hloc\'s features.h5 and matches.h5 need h5py: pip install "asic3d[hloc]".')
-    lines += ["", f"Database  {export.folder / 'database.db'}", f"Images    {export.image_folder}"]
+    lines += [
+        *_mapping_lines(report.get("mapping", {})),
+        "",
+        f"Database  {export.folder / 'database.db'}",
+        f"Images    {export.image_folder}",
+    ]
+    if export.mapped and export.mapped.reconstructions:
+        lines.append(f"Cameras   {export.folder / 'sparse' / '0'}")
     if export.added:
         added = export.added
         lines += ["", f"{added.matches} matches of {added.pairs} pairs were added to a copy: {export.folder / COPY}"]
         lines += [f"Not in that database: {', '.join(added.missing)}"] if added.missing else []
+    return lines
+
+
+def _mapping_lines(mapping: dict[str, Any]) -> list[str]:
+    """What was found out about the cameras, in words."""
+    if not mapping:
+        return []
+    if "refused" in mapping:
+        return ["", f"No cameras were looked for. {mapping['refused']} To look all the same: --force."]
+    lines = ["", f"{mapping['registered']} of {mapping['of']} photos have a camera. {mapping['verdict']}"]
+    lines += [f"Without a camera: '{name}': {reason}." for name, reason in mapping["unregistered"].items()]
+    if "points" in mapping:
+        lines.append(
+            f"{mapping['points']} points, seen in {mapping['mean_track_length']:.1f} photos on average "
+            f"(tracks: {mapping['mean_track_length_exported']:.1f})."
+        )
     return lines

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from asic3d_integrations import pictures
-from asic3d_integrations.verdict import photo_levels
+from asic3d_integrations.verdict import photo_levels, standing
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -31,6 +31,7 @@ class View:
         paint: (h, w, 3) uint8, the same colours without lines, everywhere opaque.
         parts: (h, w, 4) uint8, painted by part of the object.
         level: how well it fits the others, a word of the verdict.
+        standing: how it was turned or mirrored to be compared, and whether it shows another thing, in words.
     """
 
     index: int
@@ -43,6 +44,7 @@ class View:
     paint: np.ndarray
     parts: np.ndarray
     level: str
+    standing: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -97,7 +99,9 @@ def views_of(alignment: "Alignment", side: int) -> list[View]:
         colours = pictures.colour_picture(alignment, index, mask, paint, extent)
         scale = max(size) / max(alignment.sizes[index])
         parts = pictures.parts_picture(alignment, index, mask)
-        views.append(View(index, name, size, scale, photo, mask, colours, paint, parts, level))
+        views.append(
+            View(index, name, size, scale, photo, mask, colours, paint, parts, level, standing(alignment, index))
+        )
     return views
 
 

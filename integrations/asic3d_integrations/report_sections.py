@@ -109,10 +109,14 @@ def _pair(view: View, *, compared: bool) -> str:
         view.use("photo", 'class="ghost"') + f'<image width="{width}" height="{height}" href="{webp(view.colours)}"/>',
         f"Photo {view.title} painted by place in the shared frame",
     )
+    words = [*view.standing, _FITS[view.level]] if compared else [_NOTHING]
+    if verdict.OTHER_THING in words:
+        words.pop()  # how it fits is no question then
+    *standing, fit = words
+    tags = f'<span class="tag">{", ".join(standing)}</span>' if standing else ""
     return (
         f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{photo}{painted}</div><figcaption>'
-        f'<span class="name">{escape(view.title)}</span>'
-        f'<span class="fit {view.level}">{_FITS[view.level] if compared else _NOTHING}</span>'
+        f'<span class="name">{escape(view.title)}</span>{tags}<span class="fit {view.level}">{fit}</span>'
         "</figcaption></figure></li>"
     )
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from asic3d import Alignment
 
 GOOD, FAIR, POOR = "good", "fair", "poor"
+OTHER_THING = "shows something else"
 
 GUESS, SURE = 0.4, 0.7
 """Confidence of a point below which it is a guess, and from which it is more often right than the usual point."""
@@ -68,7 +69,7 @@ STAGES = {
     "canonical": "Laying all photos into one shared frame",
     "training": "Training the maps into the shared frame",
     "confidence": "Judging every place",
-    "adding": "Placing the added photos",
+    "adding": "Placing further photos",
     "report": "Making the report",
     "saving": "Saving",
 }
@@ -122,9 +123,24 @@ def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
     fits, bare, nothing = photo_fits(alignment), bare_photos(alignment), shows_nothing(alignment)
     usual = median(fits)
     return tuple(
-        POOR if nothing or name in bare or fit < OUTLIER * usual else _level(fit, _PHOTO_LIMITS)
+        POOR
+        if nothing or name in bare or name in alignment.outliers or fit < OUTLIER * usual
+        else _level(fit, _PHOTO_LIMITS)
         for name, fit in zip(alignment.names, fits, strict=True)
     )
+
+
+def standing(alignment: "Alignment", index: int) -> tuple[str, ...]:
+    """What was done to a photo before it was compared, or that it shows another thing; empty for most photos."""
+    if alignment.names[index] in alignment.outliers:
+        return (OTHER_THING,)  # how it was laid down means nothing then
+    turned = {1: "turned by 90 degrees to the left", 2: "turned by 180 degrees", 3: "turned by 90 degrees to the right"}
+    found = []
+    if alignment.turns and alignment.turns[index]:
+        found.append(turned[alignment.turns[index]])
+    if alignment.mirrored and alignment.mirrored[index]:
+        found.append("mirrored")
+    return tuple(found)
 
 
 def verdict(alignment: "Alignment") -> tuple[str, str]:

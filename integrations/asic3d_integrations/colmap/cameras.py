@@ -47,7 +47,7 @@ class Cameras:
         of_photo: N places in ``cameras``.
     """
 
-    cameras: tuple[Camera, ...]
+    cameras: "tuple[Camera, ...]"
     of_photo: tuple[int, ...]
 
     def __getitem__(self, photo: int) -> Camera:

@@ -19,7 +19,7 @@ from asic3d_integrations.colmap.cameras import Camera, Cameras
 
 HALF = np.float32(0.5)
 """From our pixels to COLMAP's."""
-_ERROR = 4.0  # of the verification, in expected errors of a keypoint
+_ERROR, _EXACT = 4.0, 2.0  # of the verification, in expected errors of a keypoint
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,15 @@ class Verification:
     seed: int = 0
 
     @staticmethod
-    def of(graph: MatchGraph, seed: int = 0) -> "Verification":
-        """In proportion to the expected error of the graph's keypoints: COLMAP's own bound is for exact ones."""
-        return Verification(_ERROR * max(1.0, graph.deviation), seed=seed)
+    def of(graph: MatchGraph, seed: int = 0, *, exact: bool = False) -> "Verification":
+        """In proportion to the expected error of the graph's keypoints; COLMAP's own bound is 4 pixels.
+
+        Args:
+            graph: the keypoints.
+            seed: of the random samples.
+            exact: bound closely what is said to be exact: sides that look alike differ by little.
+        """
+        return Verification((_EXACT if exact else _ERROR) * max(1.0, graph.deviation), seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +164,7 @@ def quiet_pycolmap() -> Any:
     """pycolmap, which else writes a log to the terminal."""
     import pycolmap
 
-    pycolmap.logging.minloglevel = 2
+    pycolmap.logging.minloglevel = 3  # what it calls an error, such as no model, is told by us
     return pycolmap
 
 

@@ -60,7 +60,7 @@ def flow_pairs(
             found = {}
             for done, (pair, future) in enumerate(zip(pairs, futures, strict=True), 1):
                 matches = future.result()
-                if matches is not None and len(matches.first) >= _INLIERS and matches.ratio >= _RATIO:
+                if matches is not None and matches.inliers >= _INLIERS and matches.ratio >= _RATIO:
                     found[pair] = matches
                 told(done)
     finally:
@@ -93,8 +93,8 @@ def star_tracks(
 
     The matches are those of all pairs inside a track, also of two photos that have no more in common than the anchor.
     """
-    points = [[view.anchors] for view in views]
-    counts = [len(view.anchors) for view in views]
+    points = [[view.all] for view in views]
+    counts = [len(view.all) for view in views]
     start = np.concatenate([[0], np.cumsum(counts)])
     rows = []
     for (i, j), matches in found.items():

@@ -16,12 +16,16 @@ import numpy as np
 from asic3d.config import Progress
 from asic3d.errors import StorageError
 from asic3d.storage import read_json, write_json
-from asic3d.tracks import MatchGraph, canonical_tracks, taking_part
+from asic3d.tracks import MatchGraph, taking_part
 from asic3d_integrations.colmap.adding import COPY, Added, add_to, check_database
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_focal
 from asic3d_integrations.colmap.database import Content, Verification, write_database
 from asic3d_integrations.colmap.exchange import h5py_here, write_hloc, write_pairs, write_text, write_tracks
 from asic3d_integrations.colmap.images import FOLDER, Images, plan_images, write_images, write_masks
+from asic3d_integrations.colmap.mapping import Mapped, guess_cameras
+from asic3d_integrations.colmap.poses import STAGES as POSES
+from asic3d_integrations.colmap.reconstruction import mapping_facts, reconstruct, write_reconstruction
+from asic3d_integrations.colmap.sources import AUTO, CANONICAL, Source, find_tracks
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 DATABASE = "database.db"
 REPORT = "report.json"
 STAGES = {
+    **POSES,
     "tracks": "Reading tracks out of the alignment",
     "images": "Copying the photos upright",
     "masks": "Writing the masks",
@@ -45,15 +50,22 @@ class ExportOptions:
     """What to export, and how.
 
     Attributes:
-        max_tracks: most tracks.
-        min_views: photos that a track is seen in at least.
+        tracks: ``canonical``, ``refined`` or ``auto``.
+        sift: join SIFT keypoints to refined tracks.
+        max_tracks: most canonical tracks.
+        min_views: photos that a canonical track is seen in at least.
         camera_model: COLMAP's camera model.
         shared_camera: one camera for all photos of one size.
         focal: focal length of all photos, ``"1200"`` pixels or ``"50mm"``; '' = from EXIF, else a guess.
         masks: write masks too.
+        map: look for the cameras' poses.
+        force: look for them also where they would mean nothing.
         seed: of the verification.
         overwrite: replace an earlier export.
     """
+
+    tracks: str = AUTO
+    sift: bool = True
 
     max_tracks: int = 4000
     min_views: int = 3
@@ -61,6 +73,8 @@ class ExportOptions:
     shared_camera: bool = False
     focal: str = ""
     masks: bool = False
+    map: bool = False
+    force: bool = False
     seed: int = 0
     overwrite: bool = False
 
@@ -78,6 +92,7 @@ class Export:
         content: the database, read back.
         report: what ``report.json`` says.
         added: what was added to a copy of another database, where that was asked for.
+        mapped: the poses that were found, where that was asked for and made sense.
     """
 
     folder: Path
@@ -88,6 +103,7 @@ class Export:
     content: Content
     report: dict[str, Any] = field(repr=False)
     added: Added | None = None
+    mapped: Mapped | None = None
 
 
 def export_colmap(
@@ -118,17 +134,28 @@ def export_colmap(
     refuse_earlier(folder, options.overwrite)
     if database is not None:
         check_database(database, collection.names)
-    graph = canonical_tracks(alignment, options.max_tracks, options.min_views)
-    told(Progress("tracks", 1, 1))
     images = plan_images(collection)
+    focal = parse_focal(options.focal) if options.focal else None
     cameras = choose_cameras(
         collection.names,
         [photo.path for photo in collection],
         collection.sizes,
         model=options.camera_model,
-        focal=parse_focal(options.focal) if options.focal else None,
+        focal=focal,
         shared=options.shared_camera,
     )
+    start = cameras if options.shared_camera or options.focal else guess_cameras(collection, cameras)
+    source = find_tracks(
+        alignment,
+        options.tracks,
+        max_tracks=options.max_tracks,
+        min_views=options.min_views,
+        sift=options.sift,
+        seed=options.seed,
+        progress=told,
+        cameras=start if options.map else None,
+    )
+    graph = source.graph
     image_folder = folder / FOLDER if images.copies else collection.root
     with replaced_together(folder) as new:
         if images.copies:
@@ -136,20 +163,23 @@ def export_colmap(
         if options.masks:
             write_masks(alignment.mask, collection, images, new / "masks")
             told(Progress("masks", 1, 1))
-        verification = Verification.of(graph, options.seed)
+        verification = Verification.of(graph, options.seed, exact=source.kind != CANONICAL)
         content = write_database(graph, cameras, new / DATABASE, images=images.names, verification=verification)
         told(Progress("database", 1, 1))
         _write_others(new, graph, images, content)
-        report = _report(alignment, graph, cameras, images, content, verification, options, image_folder)
+        report = _report(alignment, source, cameras, images, content, verification, options, image_folder)
         added = None
         if database is not None:
             added = add_to(database, graph, content.verified, new / COPY)
             report["added"] = {"database": database, **added.facts()}
             told(Progress("adding", 1, 1))
+        mapped = None
+        if options.map:
+            mapped, report["mapping"] = _mapped(source, start, images, new, collection.root, options, told)
         report["files"] = sorted([*(path.name for path in new.iterdir()), REPORT])
         write_json(new / REPORT, report)
         told(Progress("files", 1, 1))
-    return Export(folder, graph, cameras, images, image_folder, content, report, added)
+    return Export(folder, graph, cameras, images, image_folder, content, report, added, mapped)
 
 
 def _write_others(new: Path, graph: MatchGraph, images: Images, content: Content) -> None:
@@ -231,9 +261,26 @@ def replaced_together(folder: Path) -> Iterator[Path]:
             shutil.rmtree(rest, ignore_errors=True)
 
 
+def _mapped(
+    source: Source,
+    cameras: Cameras,
+    images: Images,
+    new: Path,
+    root: Path,
+    options: ExportOptions,
+    told: Callable[[Progress], None],
+) -> tuple[Mapped | None, dict[str, Any]]:
+    """The poses, written, and what the report says about them; or why they were not looked for."""
+    if source.doubt and not options.force:
+        return None, {"refused": source.doubt}
+    mapped = reconstruct(source, cameras, options.seed, told)
+    write_reconstruction(mapped, new, images, new / FOLDER if images.copies else root)
+    return mapped, mapping_facts(mapped, source, cameras)
+
+
 def _report(
     alignment: "Alignment",
-    graph: MatchGraph,
+    source: Source,
     cameras: Cameras,
     images: Images,
     content: Content,
@@ -241,7 +288,7 @@ def _report(
     options: ExportOptions,
     image_folder: Path,
 ) -> dict[str, Any]:
-    part = set(taking_part(alignment))
+    graph, part = source.graph, set(taking_part(alignment))
     return {
         "format": _FORMAT,
         "options": dataclasses.asdict(options),
@@ -259,6 +306,7 @@ def _report(
             for index, name in enumerate(alignment.names)
         ],
         "cameras": len(cameras.cameras),
+        "kind": source.kind,
         "tracks": len(graph.lengths),
         "mean_track_length": float(np.mean(graph.lengths)),
         "deviation": graph.deviation,
@@ -266,6 +314,7 @@ def _report(
         "pairs_matched": len(content.matches),
         "pairs_verified": len(content.verified),
         "inlier_ratio": None if math.isnan(content.inlier_ratio) else content.inlier_ratio,
+        "refining": source.facts,
         "hloc": h5py_here(),
         "versions": {name: version(name) for name in ("pycolmap", "numpy")},
     }

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 _FLATTENING = 8.0  # sigma of the local mean and contrast, pixels
 _STEP = 16  # distance between the nodes at which the field is solved, pixels
+_ANCHORS, _MORE = (800, 0.005, 5.0), (4000, 0.0005, 3.0)  # most, quality of the best one's, pixels apart
 _SUPPORT = 0.5  # weight of matches around a point below which the field is a guess
 _LOCAL = 15.0  # how far a seed's displacement may be from its neighbours', pixels
 _SEEDS = 400
@@ -54,10 +55,17 @@ class View:
     Attributes:
         flat: (h, w) uint8, its grey values without local brightness and contrast.
         anchors: (A, 2) float64 pixels, corners that other photos are searched for.
+        more: (B, 2) float64 pixels, weaker corners between them, which are carried where the anchors alone are few.
     """
 
     flat: np.ndarray
     anchors: np.ndarray
+    more: np.ndarray
+
+    @property
+    def all(self) -> np.ndarray:
+        """(A + B, 2) float64 pixels: anchors, then the others."""
+        return np.concatenate([self.anchors, self.more])
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +73,14 @@ class FlowMatches:
     """What flow carries from one photo to another and back, consistent with one epipolar geometry.
 
     Attributes:
-        first_ids: (a,) int64, anchors of the first photo.
+        first_ids: (a,) int64, places in ``View.all`` of the first photo.
         first_landed: (a, 2) float64, where they land in the second.
-        second_ids: (b,) int64, anchors of the second photo.
+        second_ids: (b,) int64, places in ``View.all`` of the second photo.
         second_landed: (b, 2) float64, where they land in the first.
         first: (a + b, 2) float64, all of them in the first photo.
         second: (a + b, 2) float64, the same in the second.
-        ratio: share of what came back that is consistent.
+        inliers: consistent matches of anchors; where they are few, the others are of weaker corners.
+        ratio: share of the anchors that came back that is consistent.
         rounds: rounds that were run.
     """
 
@@ -81,24 +90,31 @@ class FlowMatches:
     second_landed: np.ndarray
     first: np.ndarray
     second: np.ndarray
+    inliers: int
     ratio: float
     rounds: int
 
 
-def make_view(pixels: np.ndarray, mask: np.ndarray, most: int = 800) -> View:
+def make_view(pixels: np.ndarray, mask: np.ndarray) -> View:
     """Makes a photo ready.
 
     Args:
         pixels: (h, w, 3) uint8 sRGB.
         mask: (h, w) uint8, 0 where no anchors are wanted.
-        most: anchors at most.
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     mean = cv2.GaussianBlur(grey, (0, 0), _FLATTENING)
     contrast = np.sqrt(cv2.GaussianBlur((grey - mean) ** 2, (0, 0), _FLATTENING))
     flat = np.clip((grey - mean) / (contrast + 4) * 40 + 128, 0, 255).astype(np.uint8)
-    corners = cv2.goodFeaturesToTrack(flat, most, 0.005, 5, mask=mask)
-    return View(flat, np.zeros((0, 2)) if corners is None else corners.reshape(-1, 2).astype(np.float64))
+    anchors, more = _corners(flat, mask, *_ANCHORS), _corners(flat, mask, *_MORE)
+    if len(anchors) and len(more):
+        more = more[KDTree(anchors).query(more)[0] > _MORE[2]]
+    return View(flat, anchors, more)
+
+
+def _corners(flat: np.ndarray, mask: np.ndarray, most: int, quality: float, apart: float) -> np.ndarray:
+    found = cv2.goodFeaturesToTrack(flat, most, quality, apart, mask=mask)
+    return np.zeros((0, 2)) if found is None else found.reshape(-1, 2).astype(np.float64)
 
 
 def agreeing(first: np.ndarray, second: np.ndarray, tolerances: tuple[float, ...]) -> np.ndarray:
@@ -117,7 +133,7 @@ def agreeing(first: np.ndarray, second: np.ndarray, tolerances: tuple[float, ...
         if len(kept) < 12:
             return kept[:0]
         at, shift = first[kept], second[kept] - first[kept]
-        _, near = cKDTree(at).query(at, k=9)
+        near = np.asarray(KDTree(at).query(at, k=9)[1])
         usual = np.median(shift[near[:, 1:]], axis=1)
         kept = kept[np.linalg.norm(shift - usual, axis=1) < tolerance]
     return kept
@@ -172,7 +188,9 @@ class _Carried:
     kept: tuple[np.ndarray, np.ndarray]
     first: np.ndarray
     second: np.ndarray
+    flows: tuple[_Flow, _Flow]
     inlier: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    fundamental: np.ndarray | None = None
     rounds: int = 0
 
 
@@ -196,19 +214,19 @@ def match_by_flow(one: View, other: View, first: np.ndarray, second: np.ndarray,
     for count, strictness in enumerate(_ROUNDS, 1):
         if len(first) < 12:
             break
-        carried, fundamental = _round(one, other, first, second, strictness)
-        if fundamental is None:
+        carried = _round(one, other, first, second, strictness)
+        if carried.fundamental is None:
             break
         gained = best is None or carried.inlier.sum() >= _SETTLED * best.inlier.sum()
         if count > 1 and (best is None or carried.inlier.sum() > best.inlier.sum()):
             best = replace(carried, rounds=count)
         if not gained or (count > 1 and carried.inlier.sum() > _PLENTY):
             break
-        near = sampson(fundamental, carried.first, carried.second) < strictness.near
+        near = sampson(carried.fundamental, carried.first, carried.second) < strictness.near
         first, second = carried.first[near], carried.second[near]
         seeds = agreeing(first, second, (_LOCAL,))
         first, second = _some(first[seeds], second[seeds], generator)
-    return None if best is None else _matches(best)
+    return None if best is None else _matches(one, other, best)
 
 
 def one_plane(first: np.ndarray, second: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -241,23 +259,25 @@ def _some(first: np.ndarray, second: np.ndarray, generator: np.random.Generator)
     return first[chosen], second[chosen]
 
 
-def _round(
-    one: View, other: View, first: np.ndarray, second: np.ndarray, strictness: _Strictness
-) -> tuple[_Carried, np.ndarray | None]:
-    """One round of flow both ways, and the epipolar geometry of what came back; None where there is none."""
+def _round(one: View, other: View, first: np.ndarray, second: np.ndarray, strictness: _Strictness) -> _Carried:
+    """One round of flow both ways, and the epipolar geometry of the anchors that came back, if they have one."""
     there = _flow(one, other, first, second, strictness.reach)
     back = _flow(other, one, second, first, strictness.reach)
-    landed, came_back = _carry(there, back, one.anchors, strictness.back)
-    landed_too, came_back_too = _carry(back, there, other.anchors, strictness.back)
-    a = np.concatenate([one.anchors[came_back], landed_too[came_back_too]])
-    b = np.concatenate([landed[came_back], other.anchors[came_back_too]])
-    carried = _Carried((np.flatnonzero(came_back), np.flatnonzero(came_back_too)), a, b)
-    if len(a) < strictness.fewest:
-        return carried, None
-    fundamental, inlier = _epipolar(a, b, strictness.inlier)
+    carried = _carry_both(there, back, one.anchors, other.anchors, strictness.back)
+    if len(carried.first) < strictness.fewest:
+        return carried
+    fundamental, inlier = _epipolar(carried.first, carried.second, strictness.inlier)
     if fundamental is None or inlier.sum() < strictness.fewest:
-        return carried, None
-    return replace(carried, inlier=inlier), fundamental
+        return carried
+    return replace(carried, inlier=inlier, fundamental=fundamental)
+
+
+def _carry_both(there: _Flow, back: _Flow, mine: np.ndarray, theirs: np.ndarray, most: float) -> _Carried:
+    landed, came_back = _carry(there, back, mine, most)
+    landed_too, came_back_too = _carry(back, there, theirs, most)
+    a = np.concatenate([mine[came_back], landed_too[came_back_too]])
+    b = np.concatenate([landed[came_back], theirs[came_back_too]])
+    return _Carried((np.flatnonzero(came_back), np.flatnonzero(came_back_too)), a, b, (there, back))
 
 
 def _epipolar(first: np.ndarray, second: np.ndarray, threshold: float) -> tuple[np.ndarray | None, np.ndarray]:
@@ -282,7 +302,7 @@ def _flow(one: View, other: View, first: np.ndarray, second: np.ndarray, reach: 
     fine = cv2.remap(coarse, x / _STEP, y / _STEP, cv2.INTER_LINEAR)
     field_x, field_y = x + fine[..., 0], y + fine[..., 1]
     warped = cv2.remap(other.flat, field_x, field_y, cv2.INTER_LINEAR)
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(0)
     moved = search.calc(one.flat, warped, None)  # type: ignore[call-overload]
     at_x, at_y = x + moved[..., 0], y + moved[..., 1]
@@ -307,7 +327,14 @@ def _sample(values: np.ndarray, points: np.ndarray) -> np.ndarray:
     return found.reshape(len(points), channels).astype(np.float64)
 
 
-def _matches(carried: _Carried) -> FlowMatches:
+def _matches(one: View, other: View, carried: _Carried) -> FlowMatches:
+    inliers, ratio = int(carried.inlier.sum()), float(carried.inlier.mean())
+    if inliers < _PLENTY and carried.fundamental is not None:
+        strictness = _ROUNDS[-1]
+        dense = _carry_both(*carried.flows, one.all, other.all, strictness.back)
+        near = sampson(carried.fundamental, dense.first, dense.second) < strictness.inlier
+        dense = replace(dense, inlier=near, rounds=carried.rounds)
+        carried = dense
     split = len(carried.kept[0])
     mine, theirs = carried.inlier[:split], carried.inlier[split:]
     return FlowMatches(
@@ -317,7 +344,8 @@ def _matches(carried: _Carried) -> FlowMatches:
         second_landed=carried.first[split:][theirs],
         first=carried.first[carried.inlier],
         second=carried.second[carried.inlier],
-        ratio=float(carried.inlier.mean()),
+        inliers=inliers,
+        ratio=ratio,
         rounds=carried.rounds,
     )
 

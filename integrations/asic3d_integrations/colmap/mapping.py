@@ -117,7 +117,16 @@ def map_graph(
             queue.append(fixed)
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
     if best is None:
-        nothing = Verdict(False, ("No two photos could be brought together.",), 0, len(graph), *[np.nan] * 3, (np.nan,) * 2)
+        nothing = Verdict(
+            False,
+            ("No two photos could be brought together.",),
+            0,
+            len(graph),
+            np.nan,
+            np.nan,
+            np.nan,
+            (np.nan, np.nan),
+        )
         return Mapped((), nothing, _missing(graph, (), edges), facts)
     return Mapped(tuple(best[1]), best[2], _missing(graph, best[1][0].reg_image_ids(), edges), facts)
 
@@ -136,9 +145,10 @@ class _Attempt:
         if self.fixed or len(self.cameras.cameras) > 1 or model.num_reg_images() < 3:
             return None
         focal = float(next(iter(model.cameras.values())).mean_focal_length())
-        if not _PLAUSIBLE[0] < focal / max(self.cameras.cameras[0].size) < _PLAUSIBLE[1]:
+        given = next(iter(self.cameras.cameras))
+        if not _PLAUSIBLE[0] < focal / max(given.size) < _PLAUSIBLE[1]:
             return None
-        camera = replace(self.cameras.cameras[0], focal=focal, known=True)
+        camera = replace(given, focal=focal, known=True)
         return _Attempt(
             f"a focal length of {focal:.0f} pixels held", replace(self.cameras, cameras=(camera,)), True, fixed=True
         )
@@ -208,5 +218,3 @@ def _missing(graph: MatchGraph, registered: Sequence[int], edges: Sequence[Edge]
         else:
             found[name] = f"it shows the same side as {len(partners & inside)} photos of the model, too little of it"
     return found
-
-

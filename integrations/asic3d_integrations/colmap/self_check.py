@@ -118,8 +118,8 @@ def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) 
 
 def _praise(verdict: Verdict, judged: int) -> str:
     return (
-        f"{verdict.photos} of {verdict.of} photos are registered; {verdict.fitting:.0%} of {judged} pairs agree with the "
-        f"model, which explains {verdict.used:.0%} of the tracks' points."
+        f"{verdict.photos} of {verdict.of} photos are registered; {verdict.fitting:.0%} of {judged} pairs agree with "
+        f"the model, which explains {verdict.used:.0%} of the tracks' points."
     )
 
 

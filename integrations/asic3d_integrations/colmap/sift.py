@@ -39,7 +39,7 @@ def sift_graph(
             reader.mask_path = root / "masks"
         for name, one in zip(names, working, strict=True):
             Image.fromarray(one.pixels).save(root / "images" / name, compress_level=1)
-            if one.masked:
+            if reader.mask_path:  # COLMAP leaves out photos that have none where others do
                 Image.fromarray(one.mask).save(root / "masks" / f"{name}.png")
         extraction, matching = pycolmap.FeatureExtractionOptions(), pycolmap.FeatureMatchingOptions()
         extraction.num_threads = matching.num_threads = threads
@@ -54,7 +54,9 @@ def sift_graph(
             device=pycolmap.Device.cpu,
         )
         geometry = pycolmap.TwoViewGeometryOptions()
-        geometry.ransac.min_num_trials = geometry.ransac.max_num_trials = 1  # COLMAP verifies as it matches; only the matches are read
+        geometry.ransac.min_num_trials = geometry.ransac.max_num_trials = (
+            1  # COLMAP verifies as it matches; only the matches are read
+        )
         pycolmap.match_exhaustive(
             root / "sift.db",
             matching_options=matching,

@@ -1,0 +1,85 @@
+"""Reconstructions as files: the largest model first, its photos named as COLMAP finds them, in colour."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asic3d.config import Progress
+from asic3d_integrations.colmap.cameras import Cameras
+from asic3d_integrations.colmap.images import Images
+from asic3d_integrations.colmap.mapping import MapOptions, Mapped, map_graph
+from asic3d_integrations.colmap.nerfstudio import coloured, write_nerfstudio
+from asic3d_integrations.colmap.scene import write_glb
+from asic3d_integrations.colmap.sources import Source
+
+SPARSE, SCENE = "sparse", "scene.glb"
+
+
+def reconstruct(source: Source, cameras: Cameras, seed: int, progress: Callable[[Progress], None]) -> Mapped:
+    """The photos' poses: those that came with the tracks, else what the mapper makes of them.
+
+    Args:
+        source: the tracks.
+        cameras: where to start.
+        seed: of COLMAP's random samples.
+        progress: called with the stage ``mapping``.
+    """
+    return source.mapped or map_graph(source.graph, cameras, source.edges, MapOptions(seed=seed), progress)
+
+
+def write_reconstruction(mapped: Mapped, folder: Path, images: Images, image_folder: Path) -> None:
+    """Writes ``sparse/0``, ``sparse/1``, ..., and of the first one what nerfstudio and viewers of GLB read.
+
+    Args:
+        mapped: the models; their images get the names that COLMAP knows them by.
+        folder: where to write.
+        images: those names.
+        image_folder: what they are relative to.
+
+    Raises:
+        ExportError: nerfstudio does not know the camera model.
+        StorageError: the folder can't be written.
+    """
+    for number, model in enumerate(mapped.reconstructions):
+        for image in model.images:
+            model.images[image].name = images.names[image - 1]
+        coloured(model, image_folder)
+        place = folder / SPARSE / str(number)
+        place.mkdir(parents=True)
+        model.write_binary(place)
+    if mapped.reconstructions:
+        first = mapped.reconstructions[0]
+        write_nerfstudio(first, folder, image_folder)
+        write_glb(first, folder / SCENE)
+
+
+def mapping_facts(mapped: Mapped, source: Source, cameras: Cameras) -> dict[str, Any]:
+    """What a report says about the reconstruction."""
+    verdict = mapped.verdict
+    facts: dict[str, Any] = {
+        "registered": verdict.photos,
+        "of": verdict.of,
+        "trusted": verdict.trusted,
+        "verdict": verdict.words,
+        "unregistered": mapped.unregistered,
+        "models": [model.num_reg_images() for model in mapped.reconstructions],
+        **mapped.facts,
+    }
+    if mapped.reconstructions:
+        model = mapped.reconstructions[0]
+        facts |= {
+            "points": model.num_points3D(),
+            "mean_track_length_exported": float(np.mean(source.graph.lengths)),
+            "mean_track_length": model.compute_mean_track_length(),
+            "reprojection_error": model.compute_mean_reprojection_error(),
+            "focal": {
+                model.images[number].name: [
+                    cameras[number - 1].focal,
+                    model.cameras[model.images[number].camera_id].mean_focal_length(),
+                ]
+                for number in sorted(model.reg_image_ids())
+            },
+        }
+    return facts
