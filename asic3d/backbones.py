@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from asic3d.checkpoints import fetch, read_checkpoint
+from asic3d.checkpoints import fetch, read_checkpoint, unreadable
 from asic3d.errors import BackboneError, BackboneWarning
 
 EMBEDDED = "efficientnet-lite0"
@@ -135,6 +135,21 @@ def choose_backbone(weights: Path | None = None) -> Choice:
         )
 
 
+def check_backbone(name: str, weights: str | Path = "") -> None:
+    """Finds out what would stop :func:`load_backbone` at once, before anything else is done.
+
+    Raises:
+        BackboneError: there is no such backbone, or no such file.
+    """
+    if name != "auto" and name not in _FACTORIES:
+        raise BackboneError(f"There is no backbone '{name}'; choose 'auto' or one of: {', '.join(_FACTORIES)}.")
+    if weights:
+        try:
+            Path(weights).open("rb").close()
+        except OSError as error:
+            raise unreadable(weights, error) from None
+
+
 def load_backbone(
     name: str = "auto",
     *,
@@ -160,6 +175,7 @@ def load_backbone(
         >>> load_backbone("efficientnet-lite0").sides
         (240, 320, 480)
     """
+    check_backbone(name)
     path = Path(weights) if weights else None
     if name == "auto":
         choice = choose_backbone(path)
@@ -167,8 +183,6 @@ def load_backbone(
         if path is None:
             message = f"Using the embedded backbone {name}: {choice.reason} Name it with --backbone to silence this."
             warnings.warn(message, BackboneWarning, stacklevel=2)
-    if name not in _FACTORIES:
-        raise BackboneError(f"There is no backbone '{name}'; choose 'auto' or one of: {', '.join(_FACTORIES)}.")
     factory = _FACTORIES[name]
     known = list(inspect.signature(factory).parameters)
     unknown = sorted(set(options) - set(known))

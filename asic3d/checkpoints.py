@@ -38,10 +38,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise BackboneError(
-            f"The weights '{path}' can't be read ({error.strerror}). Check the path given with --weights."
-        ) from None
+        raise unreadable(path, error) from None
     return _unwrap(_parse(path, content), path), hashlib.sha256(content).hexdigest()
+
+
+def unreadable(path: str | Path, error: OSError) -> BackboneError:
+    """The error to raise where the file of the weights can't be opened."""
+    return BackboneError(f"The weights '{path}' can't be read ({error.strerror}). Check the path given with --weights.")
 
 
 def _parse(path: Path, content: bytes) -> Any:

@@ -174,14 +174,17 @@ def load_collection(
     """
     root, mask_root = _folder(folder, "photos"), None if masks is None else _folder(masks, "masks")
     if mask_root is not None and mask_root.samefile(root):
-        raise CollectionError("The masks lie between the photos. Put them in a folder of their own.")
+        raise CollectionError("The masks lie among the photos. Put them in a folder of their own.")
     found = find_photos(root, passed_over=mask_root)
     mask_of = {} if mask_root is None else match_masks(list(found.photos), mask_root)
     photos, unreadable = _load_all(found.photos, mask_of, progress)
     left_out = dict(sorted((found.left_out | unreadable).items(), key=lambda item: natural_key(item[0])))
     if strict and left_out:
         name, reason = next(iter(left_out.items()))
-        raise CollectionError(f"{shown(name)} can't be used: {reason}. Repair or remove it, or load without strict.")
+        raise CollectionError(
+            f"{shown(name)} can't be used: {reason}. Repair or remove it, or leave out "
+            "--strict (strict=True in Python)."
+        )
     if len(photos) < 2:
         raise CollectionError(_too_few(root, photos, left_out))
     notes = [f"{shown(name)} is left out: {reason}." for name, reason in left_out.items()]

@@ -48,6 +48,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 paper's value by default."""
 
 
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+"""Type of a setting -> what it takes, in words."""
+
+
 def _setting(
     default: Any, text: str, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
 ) -> Any:
@@ -146,13 +150,21 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
         value = str(value)
     kinds = (int, float) if wanted is float else wanted
     if not isinstance(value, kinds) or (wanted is not bool and isinstance(value, bool)):
-        raise ConfigError(f"The setting '{item.name}' takes a value of type {wanted.__name__}, not {value!r}.")
+        raise ConfigError(f"The setting '{item.name}' takes {_KINDS[wanted]}, not {value!r}.")
     low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise ConfigError(f"The setting '{item.name}' must be one of: {', '.join(choices)}; '{value}' is not.")
     if isinstance(value, int | float) and not low <= value <= high:
-        raise ConfigError(f"The setting '{item.name}' must lie between {low:g} and {high:g}; {value!r} does not.")
+        raise ConfigError(
+            f"The setting '{item.name}' must lie between {_number(low)} and {_number(high)}; {value!r} does not."
+        )
     return float(value) if wanted is float else value
+
+
+def _number(value: float) -> str:
+    """A number as people write it, without an exponent."""
+    text = f"{value:.10f}".rstrip("0").rstrip(".")
+    return text if math.isfinite(value) else f"{value:g}"
 
 
 def make_config(preset: str | None = None, *, file: str | Path | None = None, **settings: Any) -> AlignmentConfig:
@@ -213,4 +225,4 @@ def _parse(name: str, wanted: type, value: Any) -> Any:
     try:
         return words[value.lower()] if wanted is bool else wanted(value)
     except (ValueError, KeyError):
-        raise ConfigError(f"The setting '{name}' takes a value of type {wanted.__name__}, not '{value}'.") from None
+        raise ConfigError(f"The setting '{name}' takes {_KINDS[wanted]}, not '{value}'.") from None

@@ -32,7 +32,7 @@ def one_colour(pixels: np.ndarray) -> bool:
 
 
 def holds_shapes(pixels: np.ndarray) -> bool:
-    """Whether anything in a photo is larger than its grain: False for one colour and for noise.
+    """Whether anything in a photo is larger than its grain: False for one colour, however lit, and for noise.
 
     Means over blocks keep shapes, and lose what neighbouring pixels do not share.
 
@@ -47,10 +47,19 @@ def holds_shapes(pixels: np.ndarray) -> bool:
     block = max(_SMALLEST_BLOCK, max(height, width) / _BLOCKS)
     size = (max(1, round(width / block)), max(1, round(height / block)))
     means = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    if np.ptp(means, axis=(0, 1)).max() <= _FLAT:
+    if np.ptp(_without_shading(means), axis=(0, 1)).max() <= _FLAT:
         return False
     least = max(_LEFT, _ABOVE_NOISE / block**2)
     return bool(means.var((0, 1)).sum() > least * pixels.var((0, 1)).sum())
+
+
+def _without_shading(values: np.ndarray) -> np.ndarray:
+    """(h, w, 3) float32 less what a lamp or a lens adds to a bare wall: a paraboloid in each channel."""
+    height, width = values.shape[:2]
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height)))
+    course = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
+    flat = values.reshape(-1, 3)
+    return (flat - course @ np.linalg.lstsq(course, flat, rcond=None)[0]).reshape(values.shape)
 
 
 def same_picture(pictures: Sequence[np.ndarray]) -> bool:

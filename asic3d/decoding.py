@@ -278,7 +278,9 @@ def _identify(file: BinaryIO) -> Image.Image:
     except UnidentifiedImageError:
         if head.startswith(_MAGIC) or head[4:8] == b"ftyp":
             raise UnreadableError("the file is cut off, damaged or of a variant that can't be read") from None
-        raise UnreadableError("it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, HEIC") from None
+        raise UnreadableError(
+            "it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC"
+        ) from None
 
 
 def _enable_heif() -> None:

@@ -21,6 +21,9 @@ _PRESENCE = 0.5
 """Share of the photos in which an object cluster occurs, at least about."""
 _FEWEST_CELLS = 30
 """A photo with fewer likely cells (of a 40 x 40 grid) is taken for all object."""
+_FEW_COLOURS = 16
+"""Colours of the object or its surroundings below which GrabCut's clusters of colours would have no extent: it then
+takes hundreds of times as long."""
 _COARSE = 128
 """Longer side at which edges are followed for the first time, pixels."""
 
@@ -221,15 +224,29 @@ def _grab_cut(pixels: np.ndarray, cells: np.ndarray, likely: float, possible: fl
     prior = cells_to_photo(cells, pixels.shape[1::-1])
     labels = np.where(prior > likely, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[prior < possible] = cv2.GC_BGD
-    started = np.count_nonzero(labels == cv2.GC_PR_FGD)
-    if started < 10 or np.count_nonzero(labels != cv2.GC_PR_FGD) < 10 or pixels.std((0, 1)).max() < 1:
-        return prior.clip(0, 1)  # nothing to tell apart by colour, which GrabCut takes very long to find out
+    starts = labels == cv2.GC_PR_FGD
+    started = np.count_nonzero(starts)
+    if started < 10 or np.count_nonzero(~starts) < 10 or pixels.std((0, 1)).max() < 1:
+        return prior.clip(0, 1)  # nothing to tell apart by colour
+    if min(_colours(pixels[starts]), _colours(pixels[~starts])) < _FEW_COLOURS:
+        pixels = _grained(pixels)
     cv2.setRNGSeed(0)  # of this thread
     background, objects = np.zeros((1, 65)), np.zeros((1, 65))
     # One iteration: more let the colours of the surroundings creep in (measured), and take longer.
     cv2.grabCut(pixels, labels, (0, 0, 0, 0), background, objects, 1, cv2.GC_INIT_WITH_MASK)
     mask = _main_pieces(((labels & 1) == 1).astype(np.uint8), prior)  # GC_FGD and GC_PR_FGD are the odd labels
     return mask if mask.sum() >= 0.1 * started else prior.clip(0, 1)
+
+
+def _colours(pixels: np.ndarray) -> int:
+    """How many colours (n, 3) uint8 pixels have."""
+    return len(np.unique(pixels.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)))
+
+
+def _grained(pixels: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 pixels, half of their values one level off, always the same ones."""
+    grain = np.random.default_rng(0).integers(0, 2, pixels.shape, np.uint8)
+    return np.where(pixels < 255, pixels + grain, pixels - grain)
 
 
 def _main_pieces(mask: np.ndarray, prior: np.ndarray) -> np.ndarray:

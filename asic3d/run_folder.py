@@ -24,6 +24,7 @@ from asic3d.optimisation import COLUMNS, Trained
 from asic3d.photo_folder import shown
 from asic3d.run_lock import claim_run
 from asic3d.storage import (
+    ALIGN_AGAIN,
     FORMAT_VERSION,
     RUN_FILE,
     inside,
@@ -38,6 +39,9 @@ from asic3d.storage import (
 TENSORS = "alignment.safetensors"
 MASKS = "masks"
 LOSSES = "losses.csv"
+_FARTHEST = 1000
+"""Canonical coordinates that no photo reaches; the object is about 2 wide."""
+_ROUNDING = 0.01  # of unit length, in 16 bits
 _Expected = dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]]
 _TRAINED: _Expected = {"image": (torch.float32, (4, "R", "R")), "losses": (torch.float32, (None, len(COLUMNS)))}
 """The tensors of a run whose maps were trained or refined."""
@@ -271,13 +275,27 @@ def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expect
     }
     expected |= {f"centre{i}": (torch.float32, (None,)) for i in range(_whole_number(run, "taps", folder, 1000))}
     expected |= {f"mask{i}": (torch.uint8, (None, None)) for i in range(count)}
-    tensors = read_safetensors(folder / TENSORS, expected)
+    tensors = read_safetensors(folder / TENSORS, expected, remedy=ALIGN_AGAIN)
+    _check_values(tensors, folder)
     channels = len(tensors["mean"])
     if len(tensors["classifier"]) != channels + 1 or any(not tensors[f"mask{i}"].numel() for i in range(count)):
         raise _damaged(folder, f"'{TENSORS}' does not fit together")
     if sha256_of(folder / TENSORS) != run.get("tensors_sha256"):
         raise _damaged(folder, f"'{TENSORS}' is not the file that was saved with it")
     return tensors
+
+
+def _check_values(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Refuses finite numbers that no alignment has: they would come out as points and pictures without a meaning."""
+    for name in ("confidence", "foreground"):
+        if not bool(((tensors[name] >= 0) & (tensors[name] <= 1)).all()):
+            raise _damaged(folder, f"its '{name}' does not lie between 0 and 1")
+    if bool((tensors["canonical"].abs() > _FARTHEST).any()):
+        raise _damaged(folder, f"its 'canonical' holds coordinates beyond {_FARTHEST}")
+    for name in ("descriptors", "features"):
+        lengths = tensors[name].float().norm(dim=2)
+        if tensors[name].shape[2] and bool(((lengths - 1).abs() > _ROUNDING).any()):
+            raise _damaged(folder, f"its '{name}' are not of unit length")
 
 
 def _load_photos(run: dict[str, Any], folder: Path) -> Collection:
@@ -371,4 +389,4 @@ def _whole_number(values: dict[str, Any], key: str, folder: Path, largest: int) 
 
 def _damaged(folder: Path | None, why: str) -> StorageError:
     place = f"The run in '{folder}'" if folder else "The run"
-    return StorageError(f"{place} is damaged: {why}. Align the photos again with --overwrite.")
+    return StorageError(f"{place} is damaged: {why}. {ALIGN_AGAIN}")

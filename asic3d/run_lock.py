@@ -6,8 +6,8 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from asic3d.errors import StorageError
 from asic3d.storage import prepare_output
@@ -64,11 +64,11 @@ def claim_run(folder: str | Path, *, overwrite: bool = False, resume: bool = Fal
         yield
 
 
-def _locked(path: Path, folder: Path) -> IO[bytes]:
+def _locked(path: Path, folder: Path) -> FileIO:
     """The lock file, open and locked."""
     while True:
         try:
-            file = path.open("a+b")
+            file = path.open("a+b", buffering=0)
         except OSError as error:
             raise StorageError(
                 f"'{folder}' can't be written ({error.strerror or error}). Choose another folder, or change its "
@@ -85,13 +85,13 @@ def _locked(path: Path, folder: Path) -> IO[bytes]:
         if _is_same(file, path):
             break
         file.close()  # its owner removed the file between our opening and locking it
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-    file.flush()
+    with contextlib.suppress(OSError):  # on a full disk it is held without a name
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file
 
 
-def _is_same(file: IO[bytes], path: Path) -> bool:
+def _is_same(file: FileIO, path: Path) -> bool:
     """Whether an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -99,7 +99,7 @@ def _is_same(file: IO[bytes], path: Path) -> bool:
         return False
 
 
-def _release(file: IO[bytes], path: Path) -> None:
+def _release(file: FileIO, path: Path) -> None:
     if sys.platform == "win32":  # an open file can't be removed there
         file.close()
         with contextlib.suppress(OSError):
@@ -110,7 +110,7 @@ def _release(file: IO[bytes], path: Path) -> None:
     file.close()
 
 
-def _lock(file: IO[bytes]) -> bool:
+def _lock(file: FileIO) -> bool:
     """Locks a file without waiting; False where somebody else has it, True too where locks are unknown."""
     if sys.platform == "win32":
         import msvcrt

@@ -26,6 +26,9 @@ FORMAT_VERSION = 1
 """Version of the run folder that is written; a newer one is not read."""
 RUN_FILE = "run.json"
 MARKER = ".asic3d"
+MAKE_AGAIN = "Delete it and make it again."
+ALIGN_AGAIN = "Align the photos again with --overwrite."
+"""What to do about a damaged run."""
 _LARGEST_JSON = 256 * 2**20
 _LARGEST_TENSORS = 4 * 2**30
 _FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows knows no quota
@@ -154,6 +157,11 @@ def _clear_write_errors(path: Path) -> Iterator[None]:
                 f"The disk is full: '{path}' was not written, and what was there before is unchanged. "
                 "Free some space and run it again."
             ) from error
+        if error.errno == errno.EFBIG:
+            raise StorageError(
+                f"'{path}' is larger than files may be here: it was not written, and what was there before is "
+                "unchanged. Lift the limit (ulimit -f), or choose a folder on another disk."
+            ) from error
         raise StorageError(
             f"'{path}' can't be written ({error.strerror or error}). Choose another folder, or change its permissions."
         ) from error
@@ -192,22 +200,26 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, *, remedy: str = MAKE_AGAIN) -> dict[str, Any]:
     """Reads a JSON file that holds an object, and checks its ``format_version`` where it has one.
+
+    Args:
+        path: the file.
+        remedy: what to do where it can't be read, as a sentence.
 
     Raises:
         StorageError: missing, unreadable, damaged, or written by a newer asic3d.
     """
     path = Path(path)
-    content = _read_bytes(path, _LARGEST_JSON)
+    content = _read_bytes(path, _LARGEST_JSON, remedy)
     try:
         value = json.loads(content.decode("utf-8-sig"), parse_constant=_no_constant)
     except (ValueError, RecursionError):  # ValueError: bad UTF-8, bad JSON, endless digits, NaN
-        raise _damaged(path, "it is not valid JSON") from None
+        raise _damaged(path, "it is not valid JSON", remedy) from None
     if not isinstance(value, dict):
-        raise _damaged(path, "it holds no JSON object")
+        raise _damaged(path, "it holds no JSON object", remedy)
     if "format_version" in value:
-        _check_version(path, value["format_version"])
+        _check_version(path, value["format_version"], remedy)
     return value
 
 
@@ -225,9 +237,9 @@ def read_run(folder: str | Path) -> dict[str, Any]:
                 f"asic3d align PHOTOS -o {shlex.quote(str(folder))} --resume"
             )
         raise StorageError(f"'{folder}' is no run folder: it holds no {RUN_FILE}. Make one with 'asic3d align PHOTOS'.")
-    run = read_json(folder / RUN_FILE)
+    run = read_json(folder / RUN_FILE, remedy=ALIGN_AGAIN)
     if "format_version" not in run:
-        raise _damaged(folder / RUN_FILE, "it has no format_version")
+        raise _damaged(folder / RUN_FILE, "it has no format_version", ALIGN_AGAIN)
     return run
 
 
@@ -235,10 +247,10 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def _check_version(path: Path, version: Any) -> None:
+def _check_version(path: Path, version: Any, remedy: str) -> None:
     """Refuses a format version that is no number or newer than ours."""
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise _damaged(path, f"its format_version is {version!r}")
+        raise _damaged(path, f"its format_version is {version!r}", remedy)
     if version > FORMAT_VERSION:
         raise StorageError(
             f"'{path}' was made by a newer asic3d (format {version}; this one reads up to {FORMAT_VERSION}). "
@@ -246,20 +258,20 @@ def _check_version(path: Path, version: Any) -> None:
         )
 
 
-def _read_bytes(path: Path, largest: int) -> bytes:
+def _read_bytes(path: Path, largest: int, remedy: str) -> bytes:
     """A file's content, or a StorageError that says why there is none."""
     try:
         if path.stat().st_size > largest:
-            raise _damaged(path, f"it is larger than {largest // 2**20} MiB")
+            raise _damaged(path, f"it is larger than {largest // 2**20} MiB", remedy)
         return path.read_bytes()
     except FileNotFoundError:
-        raise StorageError(f"There is no file '{path}'.") from None
+        raise StorageError(f"There is no file '{path}'.{'' if remedy == MAKE_AGAIN else f' {remedy}'}") from None
     except OSError as error:
         raise StorageError(f"'{path}' can't be read ({error.strerror or error}).") from error
 
 
-def _damaged(path: Path, why: str) -> StorageError:
-    return StorageError(f"'{path}' is damaged: {why}. Delete it and make it again.")
+def _damaged(path: Path, why: str, remedy: str) -> StorageError:
+    return StorageError(f"'{path}' is damaged: {why}. {remedy}")
 
 
 def safetensors_bytes(tensors: Mapping[str, "Tensor"], metadata: dict[str, str] | None = None) -> bytes:
@@ -287,6 +299,7 @@ def read_safetensors(
     expected: Mapping[str, tuple["torch.dtype", tuple[int | str | None, ...]]],
     *,
     finite: bool = True,
+    remedy: str = MAKE_AGAIN,
 ) -> dict[str, "Tensor"]:
     """Reads the expected tensors, on the CPU, and believes nothing else about the file.
 
@@ -295,6 +308,7 @@ def read_safetensors(
         expected: name -> dtype and shape. In a shape None stands for any length; a letter such as ``"N"`` stands for
             any length too, but the same one wherever that letter occurs.
         finite: refuse NaN and infinity.
+        remedy: what to do where the file is missing or damaged, as a sentence.
 
     Raises:
         StorageError: missing, unreadable, cut off, damaged, or other tensors than expected.
@@ -308,40 +322,38 @@ def read_safetensors(
 
     path = Path(path)
     try:
-        tensors = load(_read_bytes(path, _LARGEST_TENSORS))
+        tensors = load(_read_bytes(path, _LARGEST_TENSORS, remedy))
     except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError):
         # Torch's own errors come for a file that is well-formed but describes tensors that can't be made.
-        raise _damaged(path, "it is cut off, or not a safetensors file") from None
+        raise _damaged(path, "it is cut off, or not a safetensors file", remedy) from None
     lengths: dict[str, int] = {}
     for name, (dtype, shape) in expected.items():
         if name not in tensors:
-            raise _damaged(path, f"it has no tensor '{name}'")
-        _check_tensor(path, name, tensors[name], dtype, shape, lengths)
+            raise _damaged(path, f"it has no tensor '{name}'", remedy)
+        fault = _fault(name, tensors[name], dtype, shape, lengths)
+        if fault:
+            raise _damaged(path, fault, remedy)
         if finite and not bool(tensors[name].isfinite().all()):
-            raise _damaged(path, f"its tensor '{name}' holds values that are not finite")
+            raise _damaged(path, f"its tensor '{name}' holds values that are not finite", remedy)
     return {name: tensors[name] for name in expected}
 
 
-def _check_tensor(
-    path: Path,
-    name: str,
-    tensor: "Tensor",
-    dtype: "torch.dtype",
-    shape: tuple[int | str | None, ...],
-    lengths: dict[str, int],
-) -> None:
-    """Refuses a tensor of another dtype or shape; ``lengths`` collects what the letters stand for."""
+def _fault(
+    name: str, tensor: "Tensor", dtype: "torch.dtype", shape: tuple[int | str | None, ...], lengths: dict[str, int]
+) -> str:
+    """What is wrong where a tensor is of another dtype or shape; ``lengths`` collects what the letters stand for."""
     if tensor.dtype != dtype:
-        raise _damaged(path, f"its tensor '{name}' is {_short(tensor.dtype)}, not {_short(dtype)}")
+        return f"its tensor '{name}' is {_short(tensor.dtype)}, not {_short(dtype)}"
     fits = len(shape) == tensor.ndim
     for wanted, length in zip(shape, tensor.shape, strict=False):
         if isinstance(wanted, str):
             wanted = lengths.setdefault(wanted, length)
         fits = fits and wanted in (None, length)
-    if not fits:
-        wanted_shape = " x ".join("any" if n is None else str(lengths.get(str(n), n)) for n in shape)
-        found = " x ".join(map(str, tensor.shape)) or "a single number"
-        raise _damaged(path, f"its tensor '{name}' is {found}, not {wanted_shape}")
+    if fits:
+        return ""
+    wanted_shape = " x ".join("any" if n is None else str(lengths.get(str(n), n)) for n in shape)
+    found = " x ".join(map(str, tensor.shape)) or "a single number"
+    return f"its tensor '{name}' is {found}, not {wanted_shape}"
 
 
 def _short(dtype: "torch.dtype") -> str:

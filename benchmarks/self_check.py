@@ -158,7 +158,10 @@ def main() -> None:
         counts[good, trusted] += 1
         rotation = scores(mapped.poses, case.truth)["rotation"]
         words = ("bad", "good")[good], ("not trusted", "trusted")[trusted], ("WRONG", "yes")[good == trusted]
-        print(f"| {case.name} | {len(mapped.poses)} of {len(case.truth)} | {rotation:.1f} | {' | '.join(words)} |", flush=True)
+        print(
+            f"| {case.name} | {len(mapped.poses)} of {len(case.truth)} | {rotation:.1f} | {' | '.join(words)} |",
+            flush=True,
+        )
     print(f"\ngood: {counts[True, True]} of {counts[True, True] + counts[True, False]} trusted; ", end="")
     print(f"bad: {counts[False, True]} of {counts[False, True] + counts[False, False]} trusted")
 

@@ -13,7 +13,7 @@ from asic3d.alignment import Alignment, align, load_alignment
 from asic3d.collection import Collection, load_collection, load_photo
 from asic3d.config import Progress
 from asic3d.errors import AlignmentError, BackboneError, CollectionError
-from asic3d.judgement import Further, enlarged_quality, photo_fits
+from asic3d.judgement import Further, enlarged_quality, fit_warnings, photo_fits
 from asic3d.metrics import mask_iou
 
 NEW = 5  # the photo that comes later
@@ -271,3 +271,49 @@ def test_a_masked_collection_takes_a_photo_without_a_mask(toy):
     found = alignment.add(toy.collection[NEW])
     assert mask_iou(found.mask(toy.truth.names[NEW]) > 0, toy.truth.photos[NEW].mask) > 0.6
     assert np.mean(ways(toy, found)[0] < 0.1) > 0.85
+
+
+# --- figures and warnings
+
+
+def test_figures_are_near_those_of_a_full_fit(toy, six):
+    for name, near in (("confidence", 0.05), ("pair_agreement", 0.05), ("agreeing_matches", 0.03)):
+        assert six.quality[name] == pytest.approx(toy.alignment.quality[name], abs=near), name
+    full = toy.alignment.quality["matches_per_pair"]
+    assert six.quality["matches_per_pair"] == pytest.approx(full, rel=0.25)
+
+
+def test_a_warning_that_is_no_longer_true_is_gone(toy, five):
+    confidence = five.confidence * torch.tensor([1, 1, 1, 1, 0.1])[:, None, None]
+    fits = photo_fits(confidence.flatten(1), five.space.foreground)
+    doubtful = dataclasses.replace(
+        five, confidence=confidence, warnings=(*fit_warnings(five.names, fits), "Something else.")
+    )
+    assert len(doubtful.warnings) == 2
+    found = doubtful.add(toy.collection[NEW])
+    after = photo_fits(found.confidence.flatten(1), found.space.foreground)
+    assert found.warnings == ("Something else.", *fit_warnings(found.names, after))
+    assert len(found.warnings) == 2 and found.warnings[1] != doubtful.warnings[0]  # the usual fit is another one now
+
+
+def test_the_figures_of_an_added_photo_are_saved(six, tmp_path):
+    six.save(tmp_path / "run")
+    found = load_alignment(tmp_path / "run")
+    assert (found.quality, found.warnings, found.pairs) == (six.quality, six.warnings, six.pairs)
+
+
+def test_two_new_photos_of_one_name_are_refused(toy, five, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(toy.folder / "images" / toy.truth.names[NEW], tmp_path / folder / "new.jpg")
+    with pytest.raises(CollectionError) as caught:
+        five.add(tmp_path / "a" / "new.jpg", tmp_path / "b" / "new.jpg")
+    assert str(caught.value) == "Two of the new photos are called 'new.jpg'; rename one."
+
+
+def test_the_photo_that_can_not_be_matched_is_named(toy, five):
+    nothing = dataclasses.replace(five, space=dataclasses.replace(five.space, valid=five.space.valid & False))
+    with pytest.raises(AlignmentError) as caught:
+        nothing.add(toy.collection[NEW])
+    name = toy.truth.names[NEW]
+    assert str(caught.value) == f"Nothing in '{name}' can be matched with the others; is it the same object?"

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import importlib
 import json
 import os
@@ -120,7 +121,7 @@ def test_options_reach_the_configuration(planted):
     ("arguments", "code", "message"),
     [
         (["--set", "grid"], 2, "Invalid value for --set: 'grid' is not of the form NAME=VALUE."),
-        (["--set", "grid=x"], 1, "Error: The setting 'grid' takes a value of type int, not 'x'."),
+        (["--set", "grid=x"], 1, "Error: The setting 'grid' takes a whole number, not 'x'."),
         (["--set", "grid=1"], 1, "Error: The setting 'grid' must lie between 8 and 256; 1 does not."),
         (["--seed", "1", "--set", "seed=2"], 1, "Error: The setting 'seed' is given twice. Give it once."),
         (["--preset", "x"], 1, "Error: There is no preset 'x'; choose one of: "),
@@ -295,6 +296,21 @@ def test_two_commands_at_once_in_one_folder(planted, monkeypatch):
     assert sorted(path.name for path in Path("asic3d_out").iterdir() if path.name.startswith(".")) == [".asic3d"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--backbone", "resnet", "There is no backbone 'resnet'; choose 'auto' or one of: "),
+        ("--weights", "none.pth", f"The weights 'none.pth' can't be read ({os.strerror(errno.ENOENT)})."),
+        ("--device", "toaster", "There is no device 'toaster'; choose 'auto', 'cpu', 'cuda' or 'cuda:N'."),
+    ],
+)
+def test_what_can_not_run_is_said_before_the_photos_are_loaded(planted, option, value, message):
+    result = run("align", "photos", option, value)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {message}")  # nothing about photos before it
+    assert planted == [] and not Path("asic3d_out").exists()
+
+
 def test_only_our_own_warnings_are_shown(planted, monkeypatch):
     def align(*_, progress, **__):
         warnings.warn("The small network runs.", BackboneWarning, stacklevel=1)
@@ -314,17 +330,16 @@ def interrupt(*_, checkpoint, **__):
 def test_ctrl_c_says_how_to_go_on_and_keeps_the_checkpoint(planted, monkeypatch):
     working = asic3d.align
     monkeypatch.setattr(asic3d, "align", interrupt)
-    result = run("align", "photos")
+    result = run("align", "photos", "--overwrite", "-o", "my run", "--seed", "0")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (
-        "Stopped. To go on from the last checkpoint: "
-        "asic3d align photos -o asic3d_out --resume (with your other options)"
+        "Stopped. To go on from the last checkpoint: asic3d align --resume photos -o 'my run' --seed 0"
     )
-    checkpoint = Path("asic3d_out/checkpoint.safetensors")
+    checkpoint = Path("my run/checkpoint.safetensors")
     assert checkpoint.read_bytes() == b"half way"
 
     monkeypatch.setattr(asic3d, "align", lambda *a, **k: (checkpoint.read_bytes(), working(*a, **k))[1])
-    assert run("align", "photos", "--resume", "-q").exit_code == 0
+    assert run("align", "--resume", "photos", "-o", "my run", "--seed", "0", "-q").exit_code == 0
     assert not checkpoint.exists()
 
 

@@ -20,9 +20,19 @@ from asic3d_integrations.verdict import STAGES, quality_figures
 def demo(tmp_path_factory):
     """A finished demo of four photos: (run folder, what it told as JSON)."""
     folder = tmp_path_factory.mktemp("demo") / "run"
-    result = run("demo", "-o", folder, "--photos", "4", "--backbone", "efficientnet-lite0", "--json")
+    result = run("demo", "-o", folder, "--photos", "4", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     return folder, json.loads(result.stdout)
+
+
+def test_demo_takes_the_embedded_backbone_without_a_word(demo):
+    assert demo[1]["backbone"] == "efficientnet-lite0"
+    assert asic3d.load_alignment(demo[0]).config.backbone == "efficientnet-lite0"
+
+
+def test_help_shows_the_settings_that_it_mentions():
+    help_of_demo = run("demo", "--help").output
+    assert "see below" in help_of_demo and "Settings for --set:" in help_of_demo
 
 
 def test_demo_is_near_the_truth_and_beats_its_baselines(demo):
@@ -53,6 +63,7 @@ def test_demo_writes_the_run_folder_and_keeps_the_truth(demo):
     assert (folder / "collection" / "keypoints.json").is_file()
     result = run("demo", "-o", folder)
     assert result.exit_code == 1 and "holds a finished run" in result.stderr
+    assert "--resume" not in result.stderr  # which demo does not have
 
 
 def test_transfer_in_the_demo_finds_what_is_there(demo):

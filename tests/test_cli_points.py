@@ -110,6 +110,8 @@ def test_transfer_of_a_file(planted):
         "\ufeffname;Y; X \nnose;2;1\ntail;-40;3.5\n",
         "1\t2\textra\n3.5\t-40\n",
         "1,2\r\n3.5,-40",
+        "x;y\n1,0;2\n3,5;-40\n",
+        "1\t2,0\n3,5\t-40\n",
     ],
 )
 def test_points_files(tmp_path, text):
@@ -150,6 +152,19 @@ def test_parse_point():
     assert parse_point(" 1.5, -2e1") == (1.5, -20.0)
 
 
+def test_points_beside_the_photo_are_answered_with_a_warning(planted):
+    points = ["--point=-0.5,71.5", "--point=95.5,-0.5", "--point=96,10", "--point=10,-1"]
+    result = run("transfer", "--source", "a.jpg", *points)
+    assert result.exit_code == 0
+    assert len(list(csv.DictReader(io.StringIO(result.stdout)))) == 8
+    assert result.stderr == (
+        "Warning: 2 of 4 points lie beside the photo 'a.jpg', which is 96 x 72 pixels: what is found for them means "
+        "nothing.\n"
+    )
+    assert "The point lies beside the photo 'a.jpg'" in run("transfer", "--source", "a.jpg", "--point=200,1").stderr
+    assert run("transfer", "--source", "a.jpg", *points[:2]).stderr == ""
+
+
 # ---- evaluate ------------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +201,14 @@ def test_evaluate_keypoints_as_a_table(planted, tmp_path):
     assert lines[7].startswith("Keypoints found, in percent.")
     assert "it returns from every cycle exactly" in result.stdout
     assert result.stderr == ""
+
+
+def test_evaluate_without_the_folder(planted):
+    result = run("evaluate", "keypoints", "nonexist")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "Error: There is no folder 'nonexist'; name one that holds keypoints.json and the photos.\n"
+    )
 
 
 def test_evaluate_without_annotations(planted):

@@ -228,12 +228,13 @@ def test_unreadable_photos_are_named_and_left_out(tmp_path):
         "dot.png": "it is 1 x 1 pixels; each side needs at least 16",
         "empty.jpg": "the file is empty",
         "line.png": "it is 1 x 5000 pixels; each side needs at least 16",
-        "text\n.jpg": "it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, HEIC",
+        "text\n.jpg": "it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC",
     }
     assert texts[2] == "'empty.jpg' is left out: the file is empty."
     assert texts[4].startswith(r"'text\n.jpg' is left out: it is not a photo")
     assert refused(tmp_path, strict=True) == (
-        "'cut.jpg' can't be used: the file is cut off or damaged. Repair or remove it, or load without strict."
+        "'cut.jpg' can't be used: the file is cut off or damaged. Repair or remove it, or leave out "
+        "--strict (strict=True in Python)."
     )
 
 
@@ -322,7 +323,7 @@ def test_mask_folder_inside_the_photo_folder(tmp_path):
     loaded = load_collection(tmp_path, masks=tmp_path / "cut")
     assert loaded.names == ("a.jpg", "b.jpg")
     assert all((photo.mask == disc() * 255).all() for photo in loaded)
-    assert refused(tmp_path, masks=tmp_path) == ("The masks lie between the photos. Put them in a folder of their own.")
+    assert refused(tmp_path, masks=tmp_path) == ("The masks lie among the photos. Put them in a folder of their own.")
 
 
 def test_mask_is_of_the_upright_photo(tmp_path):

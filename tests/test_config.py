@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import typing
 from pathlib import Path
 
@@ -36,13 +37,18 @@ def test_every_setting_has_a_help_text_and_a_default_of_its_own_type():
         assert type(field.default) is TYPES[name], name
 
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_have_a_closed_range(name):
     low, high, kind = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"], TYPES[name]
+    plainly = [re.search(r"between (\S+) and (\S+);", message(**{name: kind(high + 1)}))[n] for n in (1, 2)]
+    assert [float(text) for text in plainly] == [low, high] and not any("e" in text for text in plainly)
     assert getattr(AlignmentConfig(**{name: kind(low)}), name) == low
     assert getattr(AlignmentConfig(**{name: kind(high)}), name) == high
     for value in (kind(math.floor(low) - 1), kind(high + 1)):
-        wanted = f"The setting '{name}' must lie between {low:g} and {high:g}; {value!r} does not."
+        wanted = f"The setting '{name}' must lie between {plainly[0]} and {plainly[1]}; {value!r} does not."
         assert message(**{name: value}) == wanted
 
 
@@ -62,7 +68,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("name", "value"), OTHERS)
 def test_a_value_of_another_type_is_refused(name, value):
-    wanted = f"The setting '{name}' takes a value of type {TYPES[name].__name__}, not {value!r}."
+    wanted = f"The setting '{name}' takes {KINDS[TYPES[name]]}, not {value!r}."
     assert message(**{name: value}) == wanted
 
 
@@ -103,7 +109,7 @@ def test_a_number_given_as_text_is_the_number(name, data):
 def test_a_text_that_is_no_such_number_is_refused(name, text):
     with pytest.raises(ConfigError) as caught:
         make_config(**{name: text})
-    wanted = f"The setting '{name}' takes a value of type {TYPES[name].__name__}, not '{text}'."
+    wanted = f"The setting '{name}' takes {KINDS[TYPES[name]]}, not '{text}'."
     assert str(caught.value) == wanted
 
 
@@ -137,14 +143,14 @@ def test_a_files_preset_gives_way_to_what_the_file_says_itself(tmp_path):
     ("text", "message"),
     [
         ("sead = 3", f"In '{{}}': There is no setting 'sead'; the settings are: {', '.join(FIELDS)}."),
-        ("[steps]\nn = 1", "In '{}': The setting 'steps' takes a value of type int, not {{'n': 1}}."),
-        ("steps = 1.5", "In '{}': The setting 'steps' takes a value of type int, not 1.5."),
-        ('steps = "3"', "In '{}': The setting 'steps' takes a value of type int, not '3'."),
-        ("steps = true", "In '{}': The setting 'steps' takes a value of type int, not True."),
-        ("compile = 1", "In '{}': The setting 'compile' takes a value of type bool, not 1."),
-        ("steps = 0", "In '{}': The setting 'steps' must lie between 1 and 1e+07; 0 does not."),
+        ("[steps]\nn = 1", "In '{}': The setting 'steps' takes a whole number, not {{'n': 1}}."),
+        ("steps = 1.5", "In '{}': The setting 'steps' takes a whole number, not 1.5."),
+        ('steps = "3"', "In '{}': The setting 'steps' takes a whole number, not '3'."),
+        ("steps = true", "In '{}': The setting 'steps' takes a whole number, not True."),
+        ("compile = 1", "In '{}': The setting 'compile' takes true or false, not 1."),
+        ("steps = 0", "In '{}': The setting 'steps' must lie between 1 and 10000000; 0 does not."),
         ("warp_scale = nan", "In '{}': The setting 'warp_scale' must lie between 0 and 2; nan does not."),
-        ("seed = 07:32:00", "In '{}': The setting 'seed' takes a value of type int, not datetime.time(7, 32)."),
+        ("seed = 07:32:00", "In '{}': The setting 'seed' takes a whole number, not datetime.time(7, 32)."),
         ('preset = "best"', "In '{}': There is no preset 'best'; choose one of: fast, paper."),
         (
             'precision = "half"',

@@ -31,6 +31,15 @@ def test_every_colour_is_flat(colour):
     assert not holds_shapes(pixels)
 
 
+@pytest.mark.parametrize("size", [(30, 40), (480, 640)])
+def test_a_bare_wall_that_is_lit_from_one_side_or_darker_in_the_corners_holds_no_shapes(size):
+    y, x = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j][..., None]
+    colour = np.array([150, 160, 140])
+    for wall in (colour + 60 * x + 20 * y, colour * (1 - 0.3 * (x * x + y * y))):
+        grain = np.random.default_rng(0).normal(0, 3, (*size, 3))
+        assert not holds_shapes((wall + grain).clip(0, 255).astype(np.uint8))
+
+
 @pytest.mark.parametrize("longest", [40, 240, 1000])
 def test_photos_of_things_hold_shapes_at_any_size(rendered, longest):
     for image in rendered:

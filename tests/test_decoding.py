@@ -370,7 +370,9 @@ def test_empty_file(tmp_path):
 @pytest.mark.parametrize("content", [b"Dear diary, today I took a photo.", b"%!PS-Adobe-3.0 EPSF-3.0\n", bytes(5000)])
 def test_what_is_no_photo(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    assert reason(tmp_path / "a.jpg") == ("it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, HEIC")
+    assert reason(tmp_path / "a.jpg") == (
+        "it is not a photo: its content is none of JPEG, PNG, WebP, TIFF, BMP, GIF, HEIC"
+    )
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.bmp"])

@@ -317,3 +317,36 @@ def test_grab_cut_is_not_tried_on_one_colour(monkeypatch, colour):
     assert not tried
     assert found[30, 40] == 1
     assert found[0, 0] == 0
+
+
+@pytest.mark.parametrize("spots", [5, 60])
+def test_a_picture_of_hardly_any_colours_is_given_to_grab_cut_with_a_grain(monkeypatch, spots):
+    """Clusters of equal colours take it hundreds of times as long."""
+    seen = []
+
+    def watched(pixels, *others, cut=cv2.grabCut):
+        seen.append(pixels)
+        return cut(pixels, *others)
+
+    monkeypatch.setattr(cv2, "grabCut", watched)
+    pixels = np.full((60, 80, 3), (200, 0, 255), np.uint8)
+    rng = np.random.default_rng(0)
+    pixels[rng.integers(0, 60, spots), rng.integers(0, 80, spots)] = (0, 0, 255)
+    cells = torch.zeros(GRID, GRID)
+    cells[6:14, 6:14] = 1
+    before = pixels.copy()
+    mask = sharpen(Photo("a.png", Path("a.png"), (80, 60), "", pixels), cells, 80)
+    (given,) = seen
+    assert np.array_equal(pixels, before)
+    assert np.abs(given.astype(int) - pixels).max() == 1
+    assert mask[30, 40] == 1
+
+
+def test_a_photo_of_many_colours_is_given_to_grab_cut_as_it_is(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cv2, "grabCut", lambda pixels, *_: seen.append(pixels))
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    cells = torch.zeros(GRID, GRID)
+    cells[6:14, 6:14] = 1
+    sharpen(Photo("a.png", Path("a.png"), (80, 60), "", pixels), cells, 80)
+    assert np.array_equal(seen[0], pixels)

@@ -376,6 +376,24 @@ def test_names_that_are_not_unicode_do_not_cost_the_report(tmp_path):
     assert "1 · ?.jpg" in page_of(odd, tmp_path / "run")[0].texts["span"]
 
 
+@pytest.mark.parametrize("where", ["no photo", "one photo", "no cell is sure"])
+def test_a_report_is_made_where_no_object_was_found(planted, tmp_path, where):
+    nothing = torch.tensor([0.0, 1.0, 1.0] if where == "one photo" else [0.0, 0.0, 0.0])[:, None, None]
+
+    class Nothing(type(planted)):
+        def mask(self, name):
+            index = self.collection.index(name)
+            return super().mask(name) * np.uint8(where == "no cell is sure" or nothing[index, 0, 0])
+
+    objects = planted.foreground if where == "no cell is sure" else planted.foreground * nothing
+    bare = Nothing(planted.collection, planted.canonical, objects, planted.confidence * nothing)
+    page, _ = page_of(bare, tmp_path / "run")
+    assert len([a for a in page.all("svg") if a.get("aria-hidden") != "true"]) == 7 * 3
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {
+        "canonical.png", "colours.jpg", "distortion.png", "masks.jpg", "parts.jpg", "points.jpg",
+    }  # fmt: skip
+
+
 def test_points_of_the_script_are_those_of_the_alignment(planted, tmp_path):
     _, text = page_of(planted, tmp_path / "run")
     data = json.loads(re.search(r'<script type="application/json" id="matches">(.*?)</script>', text, re.S)[1])

@@ -187,6 +187,40 @@ def test_masks_of_photos_that_are_no_longer_there_are_deleted_and_other_files_ar
     assert (folder / "report.html").read_text() == "mine"
 
 
+def test_what_belongs_to_the_run_besides_is_written_with_it(small, tmp_path, monkeypatch):
+    renamed = []
+
+    def replace(self, target, really=Path.replace):
+        renamed.append(Path(target).relative_to(tmp_path / "run").as_posix())
+        return really(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    small[1].save(tmp_path / "run", others={"figures/a.jpg": b"picture", "report.html": b"page"})
+    assert renamed[-1] == RUN
+    assert {"figures/a.jpg", "report.html"} < set(renamed)
+    assert (tmp_path / "run" / "figures" / "a.jpg").read_bytes() == b"picture"
+    with pytest.raises(StorageError, match="not that of a file in"):
+        small[1].save(tmp_path / "run", overwrite=True, others={"../report.html": b"page"})
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_run_that_somebody_else_changed_since_is_not_written_over(small, folder):
+    mine, theirs = load_alignment(folder), load_alignment(folder)
+    changed = dataclasses.replace(theirs, confidence=theirs.confidence / 2)
+    changed.save(folder, overwrite=True)
+    before = content(folder)
+    with pytest.raises(StorageError) as caught:
+        dataclasses.replace(mine, warnings=("mine",)).save(folder, overwrite=True)
+    assert str(caught.value) == (
+        f"The run in '{folder}' was changed by somebody else since it was loaded: nothing was written. Load it again "
+        "and repeat what you did."
+    )
+    assert content(folder) == before
+    dataclasses.replace(changed, warnings=("twice",)).save(folder, overwrite=True)  # one's own changes are known
+    assert load_alignment(folder).warnings == ("twice",)
+    mine.save(folder.parent / "elsewhere")
+
+
 def test_a_folder_of_other_people_is_not_written_to(small, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
@@ -247,7 +281,7 @@ def full_after(count, function, number=errno.ENOSPC):
     return call
 
 
-@pytest.mark.parametrize("count", range(5))  # the marker, two masks, the tensors, run.json
+@pytest.mark.parametrize("count", range(6))  # the marker, twice, two masks, the tensors, run.json
 def test_a_full_disk_leaves_the_earlier_run_as_it_was(small, folder, monkeypatch, count):
     before = content(folder)
     changed = dataclasses.replace(small[1], warnings=("new",), confidence=small[1].confidence / 2)
@@ -261,7 +295,7 @@ def test_a_full_disk_leaves_the_earlier_run_as_it_was(small, folder, monkeypatch
     assert load_alignment(folder).warnings == ("new",)
 
 
-@pytest.mark.parametrize("count", range(5))
+@pytest.mark.parametrize("count", range(6))
 def test_a_full_disk_leaves_no_half_run(small, tmp_path, monkeypatch, count):
     folder = tmp_path / "run"
     monkeypatch.setattr(storage.os, "fsync", full_after(count, os.fsync))
@@ -434,6 +468,36 @@ def test_a_tensor_that_does_not_fit_is_refused(folder, name, damage):
         load_alignment(folder)
 
 
+def beyond(value):
+    """The tensor with one value that is out of its range."""
+
+    def change(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[3] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("confidence", -0.01, "its 'confidence' does not lie between 0 and 1"),
+        ("confidence", 1.5, "its 'confidence' does not lie between 0 and 1"),
+        ("foreground", 7, "its 'foreground' does not lie between 0 and 1"),
+        ("canonical", 2e4, "its 'canonical' holds coordinates beyond 1000"),
+        ("canonical", -2e4, "its 'canonical' holds coordinates beyond 1000"),
+        ("descriptors", 3, "its 'descriptors' are not of unit length"),
+        ("features", 100, "its 'features' are not of unit length"),
+    ],
+)
+def test_values_that_no_alignment_has_are_refused_in_a_sentence(folder, name, value, why):
+    change_tensors(folder, **{name: beyond(value)})
+    with pytest.raises(StorageError) as caught:
+        load_alignment(folder)
+    assert str(caught.value) == f"The run in '{folder}' is damaged: {why}. {storage.ALIGN_AGAIN}"
+
+
 def test_an_empty_mask_is_refused(folder):
     change_tensors(folder, mask0=lambda mask: mask[:0])
     with pytest.raises(StorageError, match="does not fit together"):
@@ -444,15 +508,18 @@ def test_an_empty_mask_is_refused(folder):
 def test_a_truncated_tensor_file_is_refused(folder, share):
     data = (folder / TENSORS).read_bytes()
     (folder / TENSORS).write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(StorageError, match=f"{TENSORS}' is damaged: it is cut off, or not a safetensors file"):
+    with pytest.raises(
+        StorageError, match=f"{TENSORS}' is damaged: it is cut off, or not a safetensors file"
+    ) as caught:
         load_alignment(folder)
+    assert str(caught.value).endswith(f". {storage.ALIGN_AGAIN}")
 
 
 def test_a_missing_tensor_file_is_named(folder):
     (folder / TENSORS).unlink()
     with pytest.raises(StorageError) as caught:
         load_alignment(folder)
-    assert str(caught.value) == f"There is no file '{folder / TENSORS}'."
+    assert str(caught.value) == f"There is no file '{folder / TENSORS}'. {storage.ALIGN_AGAIN}"
 
 
 def test_a_tensor_file_of_another_run_is_not_mixed_with_this_one(folder):

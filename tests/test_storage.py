@@ -100,6 +100,18 @@ def test_read_only_place(tmp_path, monkeypatch):
     assert files_in(tmp_path) == []
 
 
+def test_a_file_that_is_too_large_is_no_matter_of_permissions(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    monkeypatch.setattr(storage.os, "fsync", fail_with(errno.EFBIG))
+    with pytest.raises(StorageError) as caught:
+        write_json(path, {})
+    assert str(caught.value) == (
+        f"'{path}' is larger than files may be here: it was not written, and what was there before is unchanged. Lift "
+        "the limit (ulimit -f), or choose a folder on another disk."
+    )
+    assert files_in(tmp_path) == []
+
+
 def test_place_below_a_file(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"can't be written \((Not a directory|File exists)\)"):

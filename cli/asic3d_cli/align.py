@@ -52,7 +52,7 @@ def align(
     from asic3d_cli.summary import run_as_json, show_run
     from asic3d_integrations.verdict import STAGES
 
-    console.after_interrupt = lambda: _how_to_go_on(photos, run)
+    console.after_interrupt = lambda: _how_to_go_on(console.arguments, run)
     with prepared(run, overwrite=overwrite, resume=resume), console.progress(STAGES) as progress:
         alignment, seconds = align_folder(photos, run, config, progress, masks=masks, strict=strict)
     if console.as_json:
@@ -61,13 +61,14 @@ def align(
         show_run(console, alignment, run, seconds)
 
 
-def _how_to_go_on(photos: Path, run: Path) -> str:
+def _how_to_go_on(arguments: list[str], run: Path) -> str:
+    """What to say after Ctrl-C: the command that was given, as it goes on."""
+    import shlex
+
     from asic3d_cli.runs import CHECKPOINT
-    from asic3d_cli.summary import quoted
 
     if not (run / CHECKPOINT).exists():
         return "Stopped before there was anything to go on from. Give the same command to begin again."
-    return (
-        f"Stopped. To go on from the last checkpoint: asic3d align {quoted(photos)} -o {quoted(run)} --resume "
-        "(with your other options)"
-    )
+    kept = [word for word in arguments if word not in ("--overwrite", "--resume")]
+    command = shlex.join(["asic3d", *kept[:1], "--resume", *kept[1:]])
+    return f"Stopped. To go on from the last checkpoint: {command}"

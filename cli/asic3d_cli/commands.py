@@ -69,7 +69,7 @@ class RootGroup(Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Makes the console before anything can fail, so that errors too come in the form that was asked for."""
-        ctx.obj = Console(quiet="--quiet" in args or "-q" in args, as_json="--json" in args)
+        ctx.obj = Console(list(args), quiet="--quiet" in args or "-q" in args, as_json="--json" in args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -24,13 +24,14 @@ class Console:
     """Results go to stdout, progress and warnings to stderr.
 
     Attributes:
+        arguments: the command line's words after ``asic3d``.
         quiet: show errors alone (and what was asked for, where a command's purpose is to print it).
         as_json: one JSON object on stdout and nothing else.
         after_interrupt: makes the sentence to show after Ctrl-C; commands that can go on say how.
     """
 
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
-        self.quiet, self.as_json = quiet, as_json
+    def __init__(self, arguments: list[str], quiet: bool = False, as_json: bool = False) -> None:
+        self.arguments, self.quiet, self.as_json = arguments, quiet, as_json
         self.after_interrupt: Callable[[], str] = lambda: "Stopped."
         self.warned: list[str] = []
         self._live: RichConsole | None = None

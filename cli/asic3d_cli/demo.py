@@ -1,5 +1,6 @@
 """``asic3d demo``: photos that are rendered here, aligned, and compared with the truth."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ import click
 
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
-from asic3d_cli.options import config_options, output_options
+from asic3d_cli.options import config_options, output_options, settings
 from asic3d_cli.runs import FOLDER
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _CYCLES = 60
 
 @click.command(
     cls=Command,
+    notes=settings(),
     examples=(
         ("asic3d demo", "Write asic3d_demo; look at asic3d_demo/report.html afterwards."),
         ("asic3d demo -o other --photos 12 --seed 3", "Other photos, and more of them."),
@@ -35,8 +37,10 @@ _CYCLES = 60
 def demo(console: Console, run: Path, count: int, config: "AlignmentConfig", overwrite: bool) -> None:
     """Render photos of a toy in changing places, align them, and compare with the truth.
 
-    Needs no photos and no network. The photos, their true masks, keypoints and cameras are kept in RUN/collection.
+    Needs no photos and no network: the embedded backbone is used where none is named. The photos, their
+    true masks, keypoints and cameras are kept in RUN/collection.
     """
+    from asic3d.backbones import EMBEDDED
     from asic3d.config import Progress
     from asic3d.rendering import render_collection
     from asic3d_cli.runs import align_folder, prepared
@@ -45,6 +49,8 @@ def demo(console: Console, run: Path, count: int, config: "AlignmentConfig", ove
     from asic3d_integrations.keypoint_sets import load_keypoint_set
     from asic3d_integrations.verdict import STAGES
 
+    if config.backbone == "auto" and not config.weights:  # the demo shall be the same everywhere, and fetch nothing
+        config = replace(config, backbone=EMBEDDED)
     labels = {"rendering": "Rendering the photos", **STAGES, **METHODS}
     with prepared(run, overwrite=overwrite), console.progress(labels) as progress:
         rendered = render_collection(count, config.seed)

@@ -28,7 +28,8 @@ def parse_point(text: str) -> Point:
 def read_points(path: Path) -> list[Point]:
     """The points of a CSV file: columns x and y, named by a header or else the first two; pixels.
 
-    Commas, semicolons and tabs separate columns. Empty lines are passed over, and so are further columns.
+    Commas, semicolons and tabs separate columns; beside the latter two, numbers may have a decimal comma. Empty lines
+    are passed over, and so are further columns.
 
     Raises:
         PointsError: the file can't be read, holds no point, or a row is no point; the row's line is named.
@@ -42,7 +43,10 @@ def read_points(path: Path) -> list[Point]:
     separator = next((mark for mark in (";", "\t") if lines and mark in lines[0]), ",")
     rows = [(number, row) for number, row in enumerate(csv.reader(lines, delimiter=separator), 1) if any(row)]
     columns, header = _columns(path, rows[0][1]) if rows else ((0, 1), False)
-    points = [_point(path, number, row, columns) for number, row in rows[header:]]
+    decimal = "." if separator == "," else ","
+    points = [
+        _point(path, number, [cell.replace(decimal, ".") for cell in row], columns) for number, row in rows[header:]
+    ]
     if not points:
         raise PointsError(f"'{path}' holds no points. Write one x,y in pixels on each line.")
     return points

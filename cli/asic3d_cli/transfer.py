@@ -69,6 +69,7 @@ def transfer(
 
     alignment = asic3d.load_alignment(run)
     names = _target_names(alignment, source, targets)
+    _warn_beside(console, alignment, source, wanted)
     found = {name: alignment.transfer(wanted, source=source, target=name) for name in names}
     if console.as_json:
         console.emit({"source": source, "points": wanted, "targets": {n: _as_json(f) for n, f in found.items()}})
@@ -86,6 +87,18 @@ def _target_names(alignment: "Alignment", source: str, targets: tuple[str, ...])
     for name in names:
         alignment.collection.index(name)  # an unknown name is an error before anything is computed
     return list(dict.fromkeys(names))
+
+
+def _warn_beside(console: Console, alignment: "Alignment", source: str, points: list[Point]) -> None:
+    """Says how many points are not on the photo; they are answered all the same."""
+    width, height = alignment.sizes[alignment.collection.index(source)]
+    beside = sum(not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5) for x, y in points)
+    if beside:
+        are = f"{beside} of {len(points)} points lie" if len(points) > 1 else "The point lies"
+        console.warn(
+            f"{are} beside the photo '{source}', which is {width} x {height} pixels: what is found for "
+            f"{'them' if beside > 1 else 'it'} means nothing."
+        )
 
 
 def _rows(source: str, points: list[Point], found: dict[str, "Correspondences"]) -> list[tuple[str, ...]]:

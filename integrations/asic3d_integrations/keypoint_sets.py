@@ -160,6 +160,10 @@ def _read_entries(path: Path) -> list[Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise CollectionError(
+                f"There is no folder '{path.parent}'; name one that holds {FILE_NAME} and the photos."
+            ) from None
         raise CollectionError(f"There is no {FILE_NAME} in {path.parent}; name a folder that holds one.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CollectionError(f"{path} can't be read as JSON ({error}); check or replace the file.") from error

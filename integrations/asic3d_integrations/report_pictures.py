@@ -51,11 +51,6 @@ class View:
         """Number and name, as people read it; not escaped."""
         return f"{self.index + 1} · {self.name}"
 
-    @property
-    def aspect(self) -> float:
-        """Width over height."""
-        return self.size[0] / self.size[1]
-
     def shrunk(self, points: np.ndarray) -> np.ndarray:
         """(n, 2) original pixels to (n, 2) coordinates in the SVG picture, whose (0, 0) is the picture's corner."""
         return (points + 0.5) * self.scale

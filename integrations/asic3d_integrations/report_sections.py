@@ -115,7 +115,7 @@ def _pair(view: View, *, compared: bool) -> str:
     *standing, fit = words
     tags = f'<span class="tag">{", ".join(standing)}</span>' if standing else ""
     return (
-        f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{photo}{painted}</div><figcaption>'
+        f'<li><figure><div class="two">{photo}{painted}</div><figcaption>'
         f'<span class="name">{escape(view.title)}</span>{tags}<span class="fit {view.level}">{fit}</span>'
         "</figcaption></figure></li>"
     )
@@ -224,7 +224,7 @@ def _repainted(alignment: "Alignment", view: View, photo: MappedPhoto) -> str:
     other = view.svg(image, f"The object of photo {view.title}, painted from the canonical picture")
     figures = f"{grid.psnr[view.index]:.1f} dB · {grid.psnr_matched[view.index]:.1f} dB in its light"
     return (
-        f'<li style="--aspect:{2 * view.aspect:.3f}"><figure><div class="two">{one}{other}</div>'
+        f'<li><figure><div class="two">{one}{other}</div>'
         f'<figcaption><span class="name">{escape(view.title)}</span> <span class="quiet">{figures}</span></figcaption>'
         "</figure></li>"
     )
@@ -233,7 +233,7 @@ def _repainted(alignment: "Alignment", view: View, photo: MappedPhoto) -> str:
 def _framed(view: View, picture: str, note: str) -> str:
     """A picture with the photo's name and a note below it."""
     return (
-        f'<figure style="--aspect:{view.aspect:.3f}"><div class="fit-box">{picture}</div>'
+        f'<figure><div class="fit-box">{picture}</div>'
         f'<figcaption><span class="name">{escape(view.title)}</span> {note}</figcaption></figure>'
     )
 

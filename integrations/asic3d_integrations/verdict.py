@@ -76,6 +76,9 @@ STAGES = {
 """Stage of the work -> what it does, in words."""
 
 
+_TELLS_NOTHING = "Tells nothing here: where photos hold nothing to compare, place by place everything agrees."
+
+
 @dataclass(frozen=True)
 class Figure:
     """One quality figure: ``label``, the value as ``text``, its ``meaning`` and its ``level`` ('' = no judgement)."""
@@ -96,7 +99,9 @@ def _figure(name: str, value: float, nothing: bool) -> Figure:
     if name not in _MEANINGS:
         return Figure(name.replace("_", " ").capitalize(), f"{value:.3g}", "", "")
     label, form, meaning, limits = _MEANINGS[name]
-    return Figure(label, form.format(value), meaning, POOR if nothing else _level(value, limits))
+    if nothing:
+        return Figure(label, form.format(value), _TELLS_NOTHING, POOR)
+    return Figure(label, form.format(value), meaning, _level(value, limits))
 
 
 def _level(value: float, limits: tuple[float, float]) -> str:
