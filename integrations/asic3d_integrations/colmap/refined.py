@@ -26,7 +26,7 @@ STAGES = {
 }
 """Stage -> what it does, in words."""
 _MOST_SIFT = 4000
-_ATTEMPTS, _BRIDGES = 3, 1  # rounds over pairs between groups of photos, and of such pairs for each photo
+_BRIDGES = 1  # pairs between groups of photos that are tried patiently, for each photo
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def refined_graph(
         threads=options.threads,
         told=lambda done: told(Progress("flow", done, len(pairs))),
     )
-    found |= _bridges(views, seeds, found, pairs, options)
+    found |= _bridges(views, seeds, found, options)
     found = dict(sorted(found.items()))
     clock("flow")
     graph = star_tracks(collection.names, working, views, found)
@@ -123,30 +123,20 @@ def _bridges(
     views: Sequence[View],
     seeds: Mapping[Pair, Matches],
     found: Mapping[Pair, FlowMatches],
-    tried: Sequence[Pair],
     options: RefineOptions,
 ) -> dict[Pair, FlowMatches]:
     """Pairs between groups of photos that no accepted pair connects yet.
 
-    Such pairs are at the limit of what flow can follow, and which seeds are drawn decides: they are tried several times,
-    and those that were not among the best supported are tried too.
+    Such pairs are at the limit of what flow can follow, and which seeds are drawn decides: those that were tried are
+    tried patiently, and so are those that were not among the best supported.
     """
-    bridges: dict[Pair, FlowMatches] = {}
-    for attempt in range(_ATTEMPTS):
-        group = groups(len(views), [*found, *bridges])
-        size = {one: group.count(one) for one in set(group)}
-        open_pairs = [
-            pair
-            for pair, (first, _) in sorted(seeds.items(), key=lambda item: -len(item[1][0]))
-            if group[pair[0]] != group[pair[1]] and (attempt or pair not in tried)
-        ]
-        # A photo that goes with none is more often a stranger than the end of a bridge: groups first.
-        open_pairs.sort(key=lambda pair: -min(size[group[pair[0]]], size[group[pair[1]]]))
-        chosen = open_pairs[: _BRIDGES * len(views)]
-        if not chosen:
-            break
-        bridges |= flow_pairs(views, seeds, chosen, seed=options.seed + 1 + attempt, threads=options.threads)
-    return bridges
+    group = groups(len(views), found)
+    size = {one: group.count(one) for one in set(group)}
+    between = [pair for pair in seeds if group[pair[0]] != group[pair[1]]]
+    # A photo that goes with none is more often a stranger than the end of a bridge: groups first.
+    between.sort(key=lambda pair: (-min(size[group[pair[0]]], size[group[pair[1]]]), -len(seeds[pair][0])))
+    chosen = between[: _BRIDGES * len(views)]
+    return flow_pairs(views, seeds, chosen, seed=options.seed, threads=options.threads, patient=True)
 
 
 class _Clock:
