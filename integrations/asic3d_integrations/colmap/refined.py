@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,10 +11,11 @@ from asic3d.backbones import EMBEDDED, load_backbone
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig, Progress
 from asic3d.orientations import stand_upright
-from asic3d.tracks import MatchGraph, Pair, merged, taking_part
+from asic3d.tracks import MatchGraph, Pair, merged, taking_part, tracks_of
 from asic3d_integrations.colmap.coarse import Matches, coarse_backbones, coarse_matches, promising_pairs
 from asic3d_integrations.colmap.edges import Edge, edges_of, flow_pairs, groups, make_views, star_tracks
 from asic3d_integrations.colmap.flow import FlowMatches, View
+from asic3d_integrations.colmap.self_check import edges_of_matches
 from asic3d_integrations.colmap.sift import GENEROUS, sift_graph
 from asic3d_integrations.colmap.working import Working, working_photo
 
@@ -112,7 +113,8 @@ def refined_graph(
     graph = star_tracks(collection.names, working, views, found)
     if options.sift:
         photos = collection.photos
-        graph = merged(graph, sift_graph(photos, working, peak=GENEROUS, most=_MOST_SIFT, threads=options.threads))
+        sift = sift_graph(photos, working, peak=GENEROUS, most=_MOST_SIFT, threads=options.threads)
+        graph = merged(graph, _believed(sift, found))
         clock("sift")
         told(Progress("sift", 1, 1))
     facts = {"pairs": len(pairs), "accepted": len(found), "seconds": seconds}
@@ -137,6 +139,13 @@ def _bridges(
     between.sort(key=lambda pair: (-min(size[group[pair[0]]], size[group[pair[1]]]), -len(seeds[pair][0])))
     chosen = between[: _BRIDGES * len(views)]
     return flow_pairs(views, seeds, chosen, seed=options.seed, threads=options.threads, patient=True)
+
+
+def _believed(sift: MatchGraph, found: Mapping[Pair, FlowMatches]) -> MatchGraph:
+    """SIFT's matches of the pairs that flow accepts or that SIFT itself is sure of: a few false ones tie sides together."""
+    pairs = set(found) | {edge.pair for edge in edges_of_matches(sift)}
+    matches = {pair: rows for pair, rows in sift.matches.items() if pair in pairs}
+    return replace(sift, matches=matches, tracks=tracks_of(matches, [len(points) for points in sift.keypoints]))
 
 
 class _Clock:
