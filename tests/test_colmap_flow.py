@@ -8,7 +8,7 @@ import torch
 from asic3d.coordinates import unturned_pixels
 from asic3d_integrations.colmap.edges import believed_matches, groups, same_answer, star_tracks
 from asic3d_integrations.colmap.flow import affine_field, agreeing, make_view, match_by_flow, one_plane, sampson
-from asic3d_integrations.colmap.joining import relative_pose
+from asic3d_integrations.colmap.joining import relative_poses
 from asic3d_integrations.colmap.working import Working, working_photo
 
 SIZE = (320, 240)
@@ -96,7 +96,7 @@ def test_matches_that_move_unlike_their_neighbours_are_dropped():
     second = first + [30.0, -5.0] + generator.normal(scale=1, size=first.shape)
     second[:10] += 80
     kept = agreeing(first, second, (25.0, 15.0))
-    assert set(kept.tolist()) == set(range(10, 100))
+    assert not set(kept.tolist()) & set(range(10)) and len(kept) >= 85
     assert len(agreeing(first[:11], second[:11], (25.0,))) == 0
 
 
@@ -166,12 +166,13 @@ def test_the_relative_pose_through_a_long_lens_is_found(degrees):
     first, second = points + [0, 0, distance], points @ turn.T + [0.1, -0.05, distance]
     truth = np.array([0.1, -0.05, distance]) - turn @ np.array([0, 0, distance])
     places = [p[:, :2] / p[:, 2:] + generator.normal(scale=0.2 / focal, size=(200, 2)) for p in (first, second)]
-    found = relative_pose(*places, focal)
-    assert found is not None
+    poses = relative_poses(*places, focal)
+    assert poses
+    found = min(poses, key=lambda one: np.linalg.norm(one.R - turn))  # from afar two may explain the matches
     angle = np.degrees(np.arccos(np.clip((np.trace(found.R.T @ turn) - 1) / 2, -1, 1)))
     direction = np.degrees(np.arccos(np.clip(found.t @ truth / np.linalg.norm(truth), -1, 1)))
     assert angle < 3 and direction < 3
-    assert relative_pose(places[0][:20], places[1][:20], focal) is None
+    assert relative_poses(places[0][:20], places[1][:20], focal) == []
 
 
 def test_sampson_distances_are_pixels():

@@ -21,6 +21,8 @@ from asic3d_integrations.colmap.flow import sampson
 
 _FEWEST, _FRONT = 30, 0.8  # matches of a pair in front of both cameras, and their share
 _FEWEST_POINTS = 8  # of a model in a photo
+_AS_GOOD, _DIFFERENT = 2.0, 5.0  # cost of the best pose that others may have, and degrees between them
+_RELIEF = 0.5  # correlation of the depths that a pair and a model see in a photo
 _SAMPLE = 250  # matches of a pair with which poses are tried
 _TURNS = (-100, -70, -45, -25, -10, 10, 25, 45, 70, 100)  # degrees
 _NEIGHBOURS = 0.5  # share of the pair's points, those with the nearest points of the model, that give the size
@@ -46,11 +48,12 @@ class RelativePose:
     points: np.ndarray
 
 
-def relative_pose(first: np.ndarray, second: np.ndarray, focal: float) -> RelativePose | None:
-    """The relative pose of two photos of a solid thing.
+def relative_poses(first: np.ndarray, second: np.ndarray, focal: float) -> list[RelativePose]:
+    """The relative poses of two photos of a solid thing that explain their matches, the best one first.
 
-    From afar, with a long lens, two photos hardly say how far they are turned about the axis that both see, and least
-    squares end where they begin. So they begin at many turns about it, to both sides.
+    From afar, with a long lens, two photos hardly say how far they are turned about the axis that both see, nor to
+    which side, and least squares end near where they begin. So they begin at many turns about it, to both sides, and
+    what explains the matches about as well as the best is kept.
 
     Args:
         first: (M, 2) float64, matches on the first photo's plane of depth 1, nearly all of them true.
@@ -58,27 +61,37 @@ def relative_pose(first: np.ndarray, second: np.ndarray, focal: float) -> Relati
         focal: focal length, pixels, in which distances are measured.
 
     Returns:
-        The pose with the matches in front of both cameras; None where those are too few, which is no failure.
+        Different poses, each with the matches in front of both cameras; none where those are too few.
     """
     if len(first) < _FEWEST:
-        return None
+        return []
     some = np.linspace(0, len(first) - 1, min(len(first), _SAMPLE)).round().astype(int)
     tried = []
     for rotation, translation in _turned_starts(first[some], second[some]):
-        cost, found = _refined(rotation, translation, first[some], second[some], focal, 12)
-        points = _triangulated(*found, first, second)
-        front = (points[:, 2] > 0) & ((points @ found[0].T + found[1])[:, 2] > 0)
-        if front.mean() > _FRONT:
+        cost, found = _refined(rotation, translation, first[some], second[some], focal, 20)
+        if _in_front(*found, first, second).mean() > _FRONT:
             tried.append((cost, found))
-    if not tried:
-        return None
-    _, (turn, way) = min(tried, key=lambda one: one[0])
-    rotation, translation = _refined(turn, way, first, second, focal, 50)[1]
+    tried.sort(key=lambda one: one[0])
+    kept: list[RelativePose] = []
+    for cost, found in tried:
+        if cost > _AS_GOOD * tried[0][0] + 1e-12:
+            break
+        if all(_degrees_between(found[0], other.R) > _DIFFERENT for other in kept):
+            rotation, translation = _refined(*found, first, second, focal, 50)[1]
+            front = _in_front(rotation, translation, first, second)
+            points = _triangulated(rotation, translation, first, second)
+            if front.sum() >= _FEWEST:
+                kept.append(RelativePose(rotation, translation, first[front], second[front], points[front]))
+    return kept
+
+
+def _in_front(rotation: np.ndarray, translation: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     points = _triangulated(rotation, translation, first, second)
-    front = (points[:, 2] > 0) & ((points @ rotation.T + translation)[:, 2] > 0)
-    if front.sum() < _FEWEST:
-        return None
-    return RelativePose(rotation, translation, first[front], second[front], points[front])
+    return (points[:, 2] > 0) & ((points @ rotation.T + translation)[:, 2] > 0)
+
+
+def _degrees_between(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip((np.trace(one.T @ other) - 1) / 2, -1, 1))))
 
 
 def _turned_starts(first: np.ndarray, second: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -205,11 +218,11 @@ def _join_shared(base: Any, other: Any, graph: MatchGraph) -> bool:
     common = sorted(set(other.reg_image_ids()) & set(base.reg_image_ids()))
     number = max(common, key=lambda image: other.image(image).num_points3D)
     seen = _seen(other, number - 1)
-    size = None if len(seen) < _FEWEST_POINTS else _size(base, number - 1, seen[:, :2] / seen[:, 2:], seen[:, 2])
-    if size is None:
+    relief = None if len(seen) < _FEWEST_POINTS else _relief(base, number - 1, seen[:, :2] / seen[:, 2:], seen[:, 2])
+    if relief is None:
         return False
     rotation, translation = _pose(base, number)
-    _move(other, number, rotation, translation, size)
+    _move(other, number, rotation, translation, relief[0])
     _absorb(base, other, graph)
     return True
 
@@ -236,20 +249,25 @@ def _join(base: Any, other: Any, graph: MatchGraph, edge: Edge, start: int) -> b
     points = (edge.first, edge.second) if start == 0 else (edge.second, edge.first)
     cameras = [_camera(base, other, photo) for photo in (a, b)]
     rays = [np.asarray(c.cam_from_img(p + float(HALF))) for c, p in zip(cameras, points, strict=True)]
-    pose = relative_pose(rays[0], rays[1], cameras[0].mean_focal_length())
-    if pose is None:
+    best = None
+    for pose in relative_poses(rays[0], rays[1], cameras[0].mean_focal_length()):
+        # Hills must not be hollows: the wrong one of two turns shows the relief inside out.
+        mine = _relief(base, a, pose.first, pose.points[:, 2])
+        its = None if other is None else _relief(other, b, pose.second, (pose.points @ pose.R.T + pose.t)[:, 2])
+        if mine is None or (other is not None and its is None):
+            continue
+        likeness = min(mine[1], its[1]) if its is not None else mine[1]
+        if likeness > _RELIEF and (best is None or likeness > best[0]):
+            best = likeness, pose, mine[0], None if its is None else its[0]
+    if best is None:
         return False
-    size = _size(base, a, pose.first, pose.points[:, 2])
-    if size is None:
-        return False
+    _, pose, size, its_size = best
     r_a, t_a = _pose(base, a + 1)
     r_b, t_b = pose.R @ r_a, pose.R @ t_a + size * pose.t
     if other is None:
         _place(base, None, graph, b, pycolmap.Rigid3d(pycolmap.Rotation3d(r_b), t_b))
     else:
-        its_size = _size(other, b, pose.second, (pose.points @ pose.R.T + pose.t)[:, 2])
-        if its_size is None:
-            return False
+        assert its_size is not None
         _move(other, b + 1, r_b, t_b, size / its_size)
         _absorb(base, other, graph)
     _triangulate_pair(base, graph, a, b)
@@ -264,14 +282,20 @@ def _camera(base: Any, other: Any, photo: int) -> Any:
     return next(iter(base.cameras.values()))
 
 
-def _size(model: Any, photo: int, rays: np.ndarray, depth: np.ndarray) -> float | None:
-    """The model's depth for each of the pair's, where the model has points near the pair's in the photo."""
+def _relief(model: Any, photo: int, rays: np.ndarray, depth: np.ndarray) -> tuple[float, float] | None:
+    """A model's depths against others in the same photo, where it has points near theirs.
+
+    Returns:
+        The model's depth for each of the others, and the correlation of both; None where the model has too few points.
+    """
     seen = _seen(model, photo)
     if len(seen) < _FEWEST_POINTS:
         return None
-    distance, nearest = (np.asarray(found) for found in KDTree(seen[:, :2] / seen[:, 2:]).query(rays))
+    distance, nearest = KDTree(seen[:, :2] / seen[:, 2:]).query(rays)
     close = distance <= np.quantile(distance, _NEIGHBOURS)
-    return float(np.median(seen[nearest[close], 2] / depth[close]))
+    its, mine = seen[nearest[close], 2], depth[close]
+    correlation = np.corrcoef(its, mine)[0, 1] if its.std() > 0 and mine.std() > 0 else 0.0
+    return float(np.median(its / mine)), float(correlation)
 
 
 def _seen(model: Any, photo: int) -> np.ndarray:

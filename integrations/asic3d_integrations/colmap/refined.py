@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,10 +11,11 @@ from asic3d.backbones import EMBEDDED, load_backbone
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig, Progress
 from asic3d.orientations import stand_upright
-from asic3d.tracks import MatchGraph, Pair, merged, taking_part
+from asic3d.tracks import MatchGraph, Pair, merged, taking_part, tracks_of
 from asic3d_integrations.colmap.coarse import Matches, coarse_backbones, coarse_matches, promising_pairs
 from asic3d_integrations.colmap.edges import Edge, edges_of, flow_pairs, groups, make_views, star_tracks
 from asic3d_integrations.colmap.flow import FlowMatches, View
+from asic3d_integrations.colmap.self_check import edges_of_matches
 from asic3d_integrations.colmap.sift import GENEROUS, sift_graph
 from asic3d_integrations.colmap.working import Working, working_photo
 
@@ -26,7 +27,7 @@ STAGES = {
 }
 """Stage -> what it does, in words."""
 _MOST_SIFT = 4000
-_ATTEMPTS, _BRIDGES = 3, 1  # rounds over pairs between groups of photos, and of such pairs for each photo
+_BRIDGES = 1  # pairs between groups of photos that are tried patiently, for each photo
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,14 @@ def refined_graph(
         threads=options.threads,
         told=lambda done: told(Progress("flow", done, len(pairs))),
     )
-    found |= _bridges(views, seeds, found, pairs, options)
+    found |= _bridges(views, seeds, found, options)
     found = dict(sorted(found.items()))
     clock("flow")
     graph = star_tracks(collection.names, working, views, found)
     if options.sift:
         photos = collection.photos
-        graph = merged(graph, sift_graph(photos, working, peak=GENEROUS, most=_MOST_SIFT, threads=options.threads))
+        sift = sift_graph(photos, working, peak=GENEROUS, most=_MOST_SIFT, threads=options.threads)
+        graph = merged(graph, _believed(sift, found))
         clock("sift")
         told(Progress("sift", 1, 1))
     facts = {"pairs": len(pairs), "accepted": len(found), "seconds": seconds}
@@ -123,30 +125,27 @@ def _bridges(
     views: Sequence[View],
     seeds: Mapping[Pair, Matches],
     found: Mapping[Pair, FlowMatches],
-    tried: Sequence[Pair],
     options: RefineOptions,
 ) -> dict[Pair, FlowMatches]:
     """Pairs between groups of photos that no accepted pair connects yet.
 
-    Such pairs are at the limit of what flow can follow, and which seeds are drawn decides: they are tried several times,
-    and those that were not among the best supported are tried too.
+    Such pairs are at the limit of what flow can follow, and which seeds are drawn decides: those that were tried are
+    tried patiently, and so are those that were not among the best supported.
     """
-    bridges: dict[Pair, FlowMatches] = {}
-    for attempt in range(_ATTEMPTS):
-        group = groups(len(views), [*found, *bridges])
-        size = {one: group.count(one) for one in set(group)}
-        open_pairs = [
-            pair
-            for pair, (first, _) in sorted(seeds.items(), key=lambda item: -len(item[1][0]))
-            if group[pair[0]] != group[pair[1]] and (attempt or pair not in tried)
-        ]
-        # A photo that goes with none is more often a stranger than the end of a bridge: groups first.
-        open_pairs.sort(key=lambda pair: -min(size[group[pair[0]]], size[group[pair[1]]]))
-        chosen = open_pairs[: _BRIDGES * len(views)]
-        if not chosen:
-            break
-        bridges |= flow_pairs(views, seeds, chosen, seed=options.seed + 1 + attempt, threads=options.threads)
-    return bridges
+    group = groups(len(views), found)
+    size = {one: group.count(one) for one in set(group)}
+    between = [pair for pair in seeds if group[pair[0]] != group[pair[1]]]
+    # A photo that goes with none is more often a stranger than the end of a bridge: groups first.
+    between.sort(key=lambda pair: (-min(size[group[pair[0]]], size[group[pair[1]]]), -len(seeds[pair][0])))
+    chosen = between[: _BRIDGES * len(views)]
+    return flow_pairs(views, seeds, chosen, seed=options.seed, threads=options.threads, patient=True)
+
+
+def _believed(sift: MatchGraph, found: Mapping[Pair, FlowMatches]) -> MatchGraph:
+    """SIFT's matches of the pairs that flow accepts or that SIFT itself is sure of: a few false ones tie sides together."""
+    pairs = set(found) | {edge.pair for edge in edges_of_matches(sift)}
+    matches = {pair: rows for pair, rows in sift.matches.items() if pair in pairs}
+    return replace(sift, matches=matches, tracks=tracks_of(matches, [len(points) for points in sift.keypoints]))
 
 
 class _Clock:
