@@ -93,7 +93,7 @@ def test_the_affine_field_is_exact_for_an_affine_map_far_from_the_origin():
 def test_matches_that_move_unlike_their_neighbours_are_dropped():
     generator = np.random.default_rng(0)
     first = generator.uniform(0, 200, (100, 2))
-    second = first + [30.0, -5.0] + generator.normal(scale=1, size=first.shape)
+    second = first + np.array([30.0, -5.0]) + generator.normal(scale=1, size=first.shape)
     second[:10] += 80
     kept = agreeing(first, second, (25.0, 15.0))
     assert not set(kept.tolist()) & set(range(10)) and len(kept) >= 85
@@ -163,7 +163,8 @@ def test_the_relative_pose_through_a_long_lens_is_found(degrees):
     focal, distance = 3300.0, 8.0
     points = generator.uniform(-0.5, 0.5, (200, 3))
     turn = cv2.Rodrigues(np.radians(degrees) * np.array([0.1, 0.99, 0.05]))[0]
-    first, second = points + [0, 0, distance], points @ turn.T + [0.1, -0.05, distance]
+    first = points + np.array([0, 0, distance])
+    second = points @ turn.T + np.array([0.1, -0.05, distance])
     truth = np.array([0.1, -0.05, distance]) - turn @ np.array([0, 0, distance])
     places = [p[:, :2] / p[:, 2:] + generator.normal(scale=0.2 / focal, size=(200, 2)) for p in (first, second)]
     poses = relative_poses(*places, focal)

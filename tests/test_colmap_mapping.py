@@ -9,7 +9,7 @@ from colmap_scene import scene
 from asic3d.metrics import score_poses
 from asic3d.tracks import MatchGraph, graph_of_tracks
 from asic3d_integrations.colmap.cameras import Camera, Cameras
-from asic3d_integrations.colmap.mapping import Mapped, MapOptions, map_graph
+from asic3d_integrations.colmap.mapping import MapOptions, Mapped, map_graph
 from asic3d_integrations.colmap.self_check import edges_of_matches
 
 pytest.importorskip("pycolmap")

@@ -86,9 +86,7 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def believed_matches(
-    one: View, other: View, coarse: Matches, seed: int, patient: bool = False
-) -> FlowMatches | None:
+def believed_matches(one: View, other: View, coarse: Matches, seed: int, patient: bool = False) -> FlowMatches | None:
     """Flow between two photos, if it deserves trust; None otherwise, which is no failure.
 
     From other beginnings, true flow comes to the same places; where sides look alike, chance decides where it ends.

@@ -142,7 +142,7 @@ def _bridges(
 
 
 def _believed(sift: MatchGraph, found: Mapping[Pair, FlowMatches]) -> MatchGraph:
-    """SIFT's matches of the pairs that flow accepts or that SIFT itself is sure of: a few false ones tie sides together."""
+    """SIFT's matches of pairs that flow or SIFT is sure of: a few false ones would tie opposite sides together."""
     pairs = set(found) | {edge.pair for edge in edges_of_matches(sift)}
     matches = {pair: rows for pair, rows in sift.matches.items() if pair in pairs}
     return replace(sift, matches=matches, tracks=tracks_of(matches, [len(points) for points in sift.keypoints]))
