@@ -165,7 +165,12 @@ def test_snippets_run(page, place, capsys):
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_options_exist(page):
-    known = {option for command in all_commands() for parameter in command.params for option in parameter.opts}
+    known = {
+        option
+        for command in all_commands()
+        for parameter in command.params
+        for option in [*parameter.opts, *parameter.secondary_opts]
+    }
     ours = re.sub(r"^```text\n.*?^```", "", TEXTS[page], flags=re.M | re.S)  # commands of other programs
     written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", ours))
     assert written - known - {"--help"} == set()
@@ -175,7 +180,7 @@ def test_options_exist(page):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXTS[page]):
         file, _, anchor = target.partition("#")
-        path = (ROOT / page).parent / file
+        path = (ROOT / page).parent / file if file else ROOT / page
         assert path.is_file(), target
         headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.M)
         assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], target

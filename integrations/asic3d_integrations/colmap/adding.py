@@ -201,8 +201,12 @@ def _check(before: Content, after: Content, added: int) -> None:
     def total(content: Content) -> int:
         return sum(map(len, content.verified.values()))
 
-    kept = all(
-        np.array_equal(old, new[: len(old)]) for old, new in zip(before.keypoints, after.keypoints, strict=True)
-    ) and all(np.array_equal(rows, after.verified[pair][: len(rows)]) for pair, rows in before.verified.items())
+    kept = (
+        all(
+            len(old) == 0 or np.array_equal(old, new[: len(old)])  # no keypoints have no columns either
+            for old, new in zip(before.keypoints, after.keypoints, strict=True)
+        )
+        and all(np.array_equal(rows, after.verified[pair][: len(rows)]) for pair, rows in before.verified.items())
+    )
     if before.names != after.names or not kept or total(after) != total(before) + added:
         raise ExportError("The copy does not hold what was added; is pycolmap of another version installed?")

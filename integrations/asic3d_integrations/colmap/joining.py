@@ -77,7 +77,7 @@ def relative_poses(first: np.ndarray, second: np.ndarray, focal: float) -> list[
         if cost > _AS_GOOD * tried[0][0] + 1e-12:
             break
         if all(_degrees_between(found[0], other.R) > _DIFFERENT for other in kept):
-            rotation, translation = _refined(*found, first, second, focal, 50)[1]
+            rotation, translation = _refined(found[0], found[1], first, second, focal, 50)[1]
             front = _in_front(rotation, translation, first, second)
             points = _triangulated(rotation, translation, first, second)
             if front.sum() >= _FEWEST:
@@ -291,7 +291,7 @@ def _relief(model: Any, photo: int, rays: np.ndarray, depth: np.ndarray) -> tupl
     seen = _seen(model, photo)
     if len(seen) < _FEWEST_POINTS:
         return None
-    distance, nearest = KDTree(seen[:, :2] / seen[:, 2:]).query(rays)
+    distance, nearest = (np.asarray(part) for part in KDTree(seen[:, :2] / seen[:, 2:]).query(rays))
     close = distance <= np.quantile(distance, _NEIGHBOURS)
     its, mine = seen[nearest[close], 2], depth[close]
     correlation = np.corrcoef(its, mine)[0, 1] if its.std() > 0 and mine.std() > 0 else 0.0
