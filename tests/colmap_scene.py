@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 
 from asic3d.rendering.cameras import Camera, make_camera
 from asic3d.tracks import MatchGraph, graph_of_tracks
@@ -28,6 +29,22 @@ def scene(seed: int = 0, points: int = 300, noise: float = 0.3) -> tuple[MatchGr
     rows = rows[np.isin(rows[:, 0], shown[0][shown[1] > 1])]
     names = tuple(f"view_{index}.jpg" for index in range(len(cameras)))
     return graph_of_tracks(names, SIZES, rows, 1.0), cameras, cloud[np.unique(rows[:, 0]).astype(int)]
+
+
+def model_of(camera_model: str = "PINHOLE", params=()) -> pycolmap.Reconstruction:
+    """The planted scene with its true cameras, and its points red, as a model."""
+    graph, cameras, points = scene()
+    model = pycolmap.Reconstruction()
+    for number, (name, camera) in enumerate(zip(graph.names, cameras, strict=True), 1):
+        made = pycolmap.Camera.create_from_model_name(number, camera_model, camera.K[0, 0], *camera.size)
+        if params:
+            made.params = [*made.params[: len(made.params) - len(params)], *params]
+        model.add_camera_with_trivial_rig(made)
+        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(camera.R), camera.t)
+        model.add_image_with_trivial_frame(pycolmap.Image(name=name, camera_id=number, image_id=number), pose)
+    for point in points:
+        model.add_point3D(point, pycolmap.Track(), np.array([255, 0, 0], np.uint8))
+    return model
 
 
 def as_sets(tracks: np.ndarray) -> set[frozenset[tuple[int, int]]]:

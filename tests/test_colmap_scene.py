@@ -1,4 +1,4 @@
-"""A model for nerfstudio, GLB and pictures: cameras stand and look where they should."""
+"""A model for nerfstudio, viewers and pictures: cameras stand and look where they should."""
 
 import json
 import sys
@@ -7,27 +7,14 @@ import numpy as np
 import pycolmap
 import pytest
 import trimesh
-from colmap_scene import scene
+from colmap_scene import model_of, scene
+from PIL import Image
 
 from asic3d.errors import ExportError, MissingExtraError
+from asic3d_integrations.colmap.drawing import draw_scene
 from asic3d_integrations.colmap.nerfstudio import write_nerfstudio
-from asic3d_integrations.colmap.scene import draw_scene, frusta, open3d_geometries, write_glb, write_ply
-
-
-def model_of(camera_model: str = "PINHOLE", params=()) -> pycolmap.Reconstruction:
-    """The planted scene with its true cameras, and its points red, as a model."""
-    graph, cameras, points = scene()
-    model = pycolmap.Reconstruction()
-    for number, (name, camera) in enumerate(zip(graph.names, cameras, strict=True), 1):
-        made = pycolmap.Camera.create_from_model_name(number, camera_model, camera.K[0, 0], *camera.size)
-        if params:
-            made.params = [*made.params[: len(made.params) - len(params)], *params]
-        model.add_camera_with_trivial_rig(made)
-        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(camera.R), camera.t)
-        model.add_image_with_trivial_frame(pycolmap.Image(name=name, camera_id=number, image_id=number), pose)
-    for point in points:
-        model.add_point3D(point, pycolmap.Track(), np.array([255, 0, 0], np.uint8))
-    return model
+from asic3d_integrations.colmap.scene import scene_of, write_glb, write_ply
+from asic3d_integrations.colmap.window import geometries, picture, show
 
 
 def test_nerfstudio_projects_points_where_the_photos_have_them(tmp_path):
@@ -75,7 +62,7 @@ def test_a_camera_that_nerfstudio_does_not_know(tmp_path):
 
 def test_frusta_stand_at_the_cameras_and_open_towards_what_they_see():
     _, cameras, points = scene()
-    for corners, camera in zip(frusta(model_of()), cameras, strict=True):
+    for corners, camera in zip(scene_of(model_of()).frusta, cameras, strict=True):
         assert np.allclose(corners[0], camera.centre, atol=1e-9)
         pixels, depth = camera.project(corners[1:])
         assert (depth > 0).all()
@@ -86,7 +73,7 @@ def test_frusta_stand_at_the_cameras_and_open_towards_what_they_see():
 
 
 def test_glb_holds_points_and_cameras(tmp_path):
-    write_glb(model_of(), tmp_path / "scene.glb")
+    write_glb(scene_of(model_of()), tmp_path / "scene.glb")
     loaded = trimesh.load(tmp_path / "scene.glb")
     kinds = [type(geometry).__name__ for geometry in loaded.geometry.values()]
     assert (kinds.count("PointCloud"), kinds.count("Trimesh")) == (1, 5)
@@ -97,20 +84,51 @@ def test_glb_holds_points_and_cameras(tmp_path):
     assert np.allclose(placed, points, atol=1e-5)
 
 
-def test_ply_holds_the_edges_of_the_cameras(tmp_path):
+def test_ply_is_one_cloud_of_points_and_dotted_cameras(tmp_path):
     model = model_of()
-    write_ply(model, tmp_path / "scene.ply")
-    header, body = (tmp_path / "scene.ply").read_bytes().split(b"end_header\n")
-    points = len(model.points3D)
-    assert f"element vertex {points + 25}\n".encode() in header
-    assert b"element edge 40\n" in header
-    edges = np.frombuffer(body[-40 * 8 :], "<i4").reshape(-1, 2)
-    assert edges.min() == points and edges.max() == points + 24
-    assert len(body) == (points + 25) * 15 + 40 * 8
+    write_ply(scene_of(model), tmp_path / "scene.ply")
+    cloud = trimesh.load(tmp_path / "scene.ply")
+    assert isinstance(cloud, trimesh.PointCloud)  # as which every viewer shows all of it
+    red = (np.asarray(cloud.colors)[:, :3] == [255, 0, 0]).all(1)
+    assert np.allclose(cloud.vertices[red], scene()[2], atol=1e-5)
+    dots = np.asarray(cloud.vertices[~red])
+    for camera in scene()[1]:
+        assert np.linalg.norm(dots - camera.centre, axis=1).min() < 1e-4
+    assert len(dots) == 5 * 8 * 40
+
+
+def with_photos(folder):
+    """The scene with a photo of one colour for each camera but the last: blue above, green below."""
+    folder.mkdir()
+    graph, cameras, _ = scene()
+    for name, camera in zip(graph.names[:-1], cameras, strict=False):
+        width, height = camera.size
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[: height // 2], pixels[height // 2 :] = (0, 0, 255), (0, 200, 0)
+        Image.fromarray(pixels).save(folder / name.replace(".jpg", ".png"))
+    model = model_of()
+    for image in model.images.values():
+        image.name = image.name.replace(".jpg", ".png")
+    return scene_of(model, folder)
+
+
+def blue_and_green(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels are more blue, and more green, than anything else."""
+    red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
+    return (blue > red + 60) & (blue > green + 60), (green > red + 60) & (green > blue + 60)
+
+
+def test_photos_are_shown_small_and_missing_ones_are_not(tmp_path):
+    shown = with_photos(tmp_path / "photos")
+    assert [None if photo is None else max(photo.shape) for photo in shown.photos] == [320, 320, 320, 320, None]
+    model = model_of()
+    model.images[1].name = "../photos/view_0.png"  # a name from elsewhere leads nowhere else
+    assert scene_of(model, tmp_path / "photos").photos == (None,) * 5
+    assert scene_of(model).photos == (None,) * 5
 
 
 def test_the_picture_shows_points_and_cameras():
-    picture = draw_scene(model_of(), (320, 240))
+    picture = draw_scene(scene_of(model_of()), (320, 240))
     assert picture.shape == (240, 320, 3)
     reddish = (picture[..., 0] > 200) & (picture[..., 1] < 60)
     orange = (np.abs(picture.astype(int) - [230, 100, 30]).max(-1) < 30).sum()
@@ -118,22 +136,62 @@ def test_the_picture_shows_points_and_cameras():
     assert (picture == 255).all(-1).mean() > 0.5
 
 
+def test_the_picture_shows_the_photos_upright(tmp_path):
+    blue, green = blue_and_green(draw_scene(with_photos(tmp_path / "photos"), (640, 480)))
+    assert blue.sum() > 100 and green.sum() > 100
+    assert np.nonzero(blue)[0].mean() < np.nonzero(green)[0].mean()
+
+
 def test_an_empty_model_is_drawn_and_written(tmp_path):
-    empty = pycolmap.Reconstruction()
+    empty = scene_of(pycolmap.Reconstruction())
     assert (draw_scene(empty, (60, 40)) == 255).all()
     write_ply(empty, tmp_path / "scene.ply")
-    write_nerfstudio(empty, tmp_path, tmp_path)
+    assert b"element vertex 0\n" in (tmp_path / "scene.ply").read_bytes()
+    write_nerfstudio(pycolmap.Reconstruction(), tmp_path, tmp_path)
     assert json.loads((tmp_path / "transforms.json").read_text())["frames"] == []
 
 
 def test_without_open3d_people_are_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "open3d", None)
     with pytest.raises(MissingExtraError, match=r'^The view needs Open3D: pip install "asic3d\[viz\]"\.$'):
-        open3d_geometries(model_of())
+        geometries(scene_of(model_of()))
 
 
-def test_open3d_gets_points_and_frusta():
-    pytest.importorskip("open3d", reason="Open3D is not installed", exc_type=ImportError)
-    cloud, lines = open3d_geometries(model_of())
+@pytest.fixture
+def open3d():
+    return pytest.importorskip("open3d", reason="Open3D is not installed (extra viz)", exc_type=ImportError)
+
+
+def test_open3d_gets_points_frusta_and_photos(open3d, tmp_path):
+    cloud, lines, *photos = geometries(with_photos(tmp_path / "photos"))
     assert np.allclose(np.asarray(cloud.points), scene()[2], atol=1e-5)
     assert (len(lines.points), len(lines.lines)) == (25, 40)
+    assert len(photos) == 4
+    assert np.asarray(photos[0].textures[0])[0, 0].tolist() == [0, 0, 255]
+
+
+def test_open3d_reads_the_files(open3d, tmp_path):
+    one = scene_of(model_of())
+    write_ply(one, tmp_path / "scene.ply")
+    write_glb(one, tmp_path / "scene.glb")
+    assert len(open3d.io.read_point_cloud(str(tmp_path / "scene.ply")).points) == len(one.points) + 5 * 8 * 40
+    assert len(open3d.io.read_triangle_mesh(str(tmp_path / "scene.glb")).triangles) == 5 * 8
+
+
+def test_open3d_draws_a_picture_without_a_window(open3d, tmp_path):
+    try:
+        drawn = picture(with_photos(tmp_path / "photos"), (320, 240))
+    except ExportError as error:
+        pytest.skip(str(error))
+    blue, green = blue_and_green(drawn)
+    assert drawn.shape == (240, 320, 3)
+    assert blue.sum() > 30 and np.nonzero(blue)[0].mean() < np.nonzero(green)[0].mean()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is always a display")
+@pytest.mark.parametrize("display", ["", ":4711"])
+def test_no_window_without_a_display(open3d, monkeypatch, display):
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", display)
+    with pytest.raises(ExportError, match=r"^There is no display here to open a window on\. Take --picture FILE"):
+        show(scene_of(model_of()))

@@ -204,4 +204,4 @@ def test_command_without_a_model(toy, tmp_path, monkeypatch):
     monkeypatch.setitem(vars(asic3d), "load_alignment", lambda _: toy.alignment)
     result = run("evaluate", "poses", tmp_path, "--cameras", toy.folder / "cameras.json")
     assert result.exit_code == 1
-    assert "There is no model of COLMAP in" in result.output
+    assert "has no cameras yet. Find them: asic3d export-colmap" in result.output

@@ -314,7 +314,7 @@ def test_command_says_who_takes_no_part_and_what_was_copied(library, monkeypatch
     monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: planted)
     output = run("export-colmap", "--tracks", "canonical").output
     assert "'c.jpg' takes no part: it seems to show something else." in output
-    assert "The photos were copied for COLMAP ('a.webp': COLMAP does not read its kind of file everywhere)." in output
+    assert "All photos were copied, because of 'a.webp': COLMAP does not read its kind of file everywhere." in output
 
 
 def test_command_refuses_to_replace(library):

@@ -45,12 +45,12 @@ def poses(console: Console, run: Path, cameras: Path, model: Path | None, shared
     """
     import asic3d
     from asic3d.config import Progress
-    from asic3d_integrations.colmap.export import image_names
+    from asic3d_integrations.colmap.exported import first_model, image_names
     from asic3d_integrations.colmap.models import map_by_sift, poses_of, read_model, score_model
     from asic3d_integrations.reference_cameras import load_cameras
 
     truth = load_cameras(cameras)
-    folder = model or run / "colmap" / "sparse" / "0"
+    folder = model or first_model(run)
     found = poses_of(read_model(folder))
     collection = asic3d.load_alignment(run).collection
     truth = truth.of(collection.names)

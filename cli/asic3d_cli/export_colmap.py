@@ -12,6 +12,7 @@ from asic3d_cli.runs import FOLDER, RUN
 
 if TYPE_CHECKING:
     from asic3d_integrations.colmap.export import Export
+    from asic3d_integrations.colmap.images import Images
 
 
 @click.command(
@@ -59,13 +60,14 @@ def export_colmap(
     can't read the photos as they are. Nothing that is there is replaced unless asked for.
     """
     import asic3d
+    from asic3d_cli.runs import held_for
     from asic3d_integrations.colmap.export import STAGES, ExportOptions, export_colmap
 
     folder = output or run / "colmap"
-    alignment = asic3d.load_alignment(run)
-    with console.progress(STAGES) as progress:
+    console.after_interrupt = lambda: f"Stopped. Nothing was written, and what was in '{folder}' is as it was."
+    with held_for(run, folder), console.progress(STAGES) as progress:
         wanted = ExportOptions(**options)
-        export = export_colmap(alignment, folder, wanted, database=database, progress=progress)
+        export = export_colmap(asic3d.load_alignment(run), folder, wanted, database=database, progress=progress)
     if console.as_json:
         console.emit({"folder": folder, **export.report})
     else:
@@ -90,11 +92,7 @@ def _lines(export: "Export") -> list[str]:
     left = [
         f"'{photo['name']}' takes no part: {photo['left_out']}." for photo in report["photos"] if "left_out" in photo
     ]
-    copied = [f"'{name}': {reason}" for name, reason in export.images.reasons.items()]
-    lines += left
-    if copied:
-        rest = f" and {len(copied) - 3} more" if len(copied) > 3 else ""
-        lines.append(f"The photos were copied for COLMAP ({'; '.join(copied[:3])}{rest}).")
+    lines += [*left, *_copied_lines(export.images)]
     if not report["hloc"]:
         lines.append('hloc\'s features.h5 and matches.h5 need h5py: pip install "asic3d[hloc]".')
     lines += [
@@ -110,6 +108,20 @@ def _lines(export: "Export") -> list[str]:
         lines += ["", f"{added.matches} matches of {added.pairs} pairs were added to a copy: {export.folder / COPY}"]
         lines += [f"Not in that database: {', '.join(added.missing)}"] if added.missing else []
     return lines
+
+
+def _copied_lines(images: "Images") -> list[str]:
+    """Why all photos were copied, in one line, however many the photos that need it are."""
+    from asic3d.photo_folder import shown
+
+    if not images.copies:
+        return []
+    if not images.reasons:
+        return ["All photos were copied, as was asked for."]
+    (first, reason), *others = images.reasons.items()
+    rest = f" and {len(others)} more" if others else ""
+    several = "; for the other reasons see report.json" if {reason} != set(images.reasons.values()) else ""
+    return [f"All photos were copied, because of {shown(first)}{rest}: {reason}{several}."]
 
 
 def _mapping_lines(mapping: dict[str, Any]) -> list[str]:

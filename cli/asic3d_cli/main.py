@@ -11,6 +11,7 @@ from asic3d_cli.evaluate import evaluate
 from asic3d_cli.export_colmap import export_colmap
 from asic3d_cli.propagate import propagate
 from asic3d_cli.transfer import transfer
+from asic3d_cli.view import view
 
 
 @click.group(
@@ -32,5 +33,5 @@ def main(ctx: click.Context) -> None:
     help_alone(ctx)
 
 
-for command in (align, add, transfer, propagate, export_colmap, evaluate, demo):
+for command in (align, add, transfer, propagate, export_colmap, view, evaluate, demo):
     main.add_command(command)

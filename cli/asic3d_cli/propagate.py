@@ -41,13 +41,14 @@ def propagate(
     """
     import asic3d
     from asic3d.config import Progress
+    from asic3d_cli.runs import held_for
     from asic3d_integrations.edited_photos import SHEET, write_edited
 
     console.after_interrupt = lambda: "Stopped. The photos that were painted before are complete."
-    alignment = asic3d.load_alignment(run)
     folder = output or run / "edits" / edit.stem
     found: list[dict[str, Any]] = []
-    with console.progress({"painting": "Painting the photos"}) as progress:
+    with held_for(run, folder), console.progress({"painting": "Painting the photos"}) as progress:
+        alignment = asic3d.load_alignment(run)
         for written in write_edited(alignment, edit, source, folder, layers=layers, overwrite=overwrite):
             found.append({"photo": written.name, "file": written.path, "painted": written.painted})
             progress(Progress("painting", len(found), len(alignment.names)))

@@ -39,6 +39,24 @@ def prepared(run: Path, *, overwrite: bool, resume: bool = False) -> Iterator[No
         raise
 
 
+@contextmanager
+def held_for(run: Path, output: Path) -> Iterator[None]:
+    """Keeps other commands from changing a run while something is written into it; elsewhere it is only read.
+
+    Raises:
+        StorageError: another process is at it.
+    """
+    from asic3d.run_lock import hold_run
+    from asic3d.storage import is_run_folder
+
+    # No lock is put into a folder that is no run: what reads the run says what it is.
+    if not is_run_folder(run) or not output.resolve().is_relative_to(run.resolve()):
+        yield
+        return
+    with hold_run(run):
+        yield
+
+
 def align_folder(
     photos: Path,
     run: Path,

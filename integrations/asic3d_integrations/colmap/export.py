@@ -5,7 +5,7 @@ import dataclasses
 import math
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +15,13 @@ import numpy as np
 
 from asic3d.config import Progress
 from asic3d.errors import StorageError
-from asic3d.storage import read_json, write_json
+from asic3d.storage import write_json
 from asic3d.tracks import MatchGraph, taking_part
 from asic3d_integrations.colmap.adding import COPY, Added, add_to, check_database
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_focal
 from asic3d_integrations.colmap.database import Content, Verification, write_database
 from asic3d_integrations.colmap.exchange import h5py_here, write_hloc, write_pairs, write_text, write_tracks
+from asic3d_integrations.colmap.exported import FORMAT, REPORT, refuse_earlier
 from asic3d_integrations.colmap.images import FOLDER, Images, plan_images, write_images, write_masks
 from asic3d_integrations.colmap.mapping import Mapped, guess_cameras
 from asic3d_integrations.colmap.poses import STAGES as POSES
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from asic3d import Alignment
 
 DATABASE = "database.db"
-REPORT = "report.json"
 STAGES = {
     **POSES,
     "tracks": "Reading tracks out of the alignment",
@@ -42,7 +42,6 @@ STAGES = {
     "files": "Writing the other files",
 }
 """Stage of the export -> what it does, in words."""
-_FORMAT = "asic3d COLMAP export"
 
 
 @dataclass(frozen=True)
@@ -192,51 +191,6 @@ def _write_others(new: Path, graph: MatchGraph, images: Images, content: Content
         write_hloc(new, graph, images.names, content.verified)
 
 
-def refuse_earlier(folder: Path, overwrite: bool) -> None:
-    """Raises StorageError where something is in the way.
-
-    An earlier export is replaced where ``overwrite`` is set. Anything else that is there stays: a database that is not
-    ours is never replaced.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"'{folder}' is a file. Choose a folder with -o.")
-    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    ours = _earlier_files(folder)
-    if ours and not overwrite:
-        raise StorageError(
-            f"'{folder}' holds an earlier export, and nothing was changed. Replace it with --overwrite, or choose "
-            "another folder with -o."
-        )
-    others = [name for name in there if name not in ours and not name.startswith(".")]
-    if others:
-        raise StorageError(
-            f"'{folder}' holds other files, such as '{others[0]}', and nothing was changed. Choose a new folder with "
-            "-o; to add matches to a database of your own, see --add-to."
-        )
-
-
-def image_names(folder: Path, photos: Sequence[str]) -> tuple[str, ...]:
-    """What an export calls each photo; the photos' own names where there is no export."""
-    try:
-        entries = read_json(folder / REPORT).get("photos")
-    except StorageError:
-        return tuple(photos)
-    known = {entry["name"]: entry["image"] for entry in entries} if isinstance(entries, list) else {}
-    return tuple(known.get(name, name) for name in photos)
-
-
-def _earlier_files(folder: Path) -> set[str]:
-    """The files that an earlier export wrote into a folder; none where there was none."""
-    try:
-        report = read_json(folder / REPORT)
-    except StorageError:
-        return set()
-    files = report.get("files")
-    if report.get("format") != _FORMAT or not isinstance(files, list):
-        return set()
-    return {name for name in files if isinstance(name, str) and Path(name).name == name}
-
-
 @contextlib.contextmanager
 def replaced_together(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of another when the block ends well."""
@@ -293,7 +247,7 @@ def _report(
     graph, part = source.graph, set(taking_part(alignment))
     other = "it was asked for" if options.copy_images else "another photo needs a copy"
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "options": dataclasses.asdict(options),
         "image_folder": str(image_folder.resolve()),
         "photos": [

@@ -11,10 +11,10 @@ from asic3d_integrations.colmap.cameras import Cameras
 from asic3d_integrations.colmap.images import Images
 from asic3d_integrations.colmap.mapping import MapOptions, Mapped, map_graph
 from asic3d_integrations.colmap.nerfstudio import coloured, write_nerfstudio
-from asic3d_integrations.colmap.scene import write_glb
+from asic3d_integrations.colmap.scene import scene_of, write_glb, write_ply
 from asic3d_integrations.colmap.sources import Source
 
-SPARSE, SCENE = "sparse", "scene.glb"
+SPARSE, SCENE, CLOUD = "sparse", "scene.glb", "scene.ply"
 
 
 def reconstruct(source: Source, cameras: Cameras, seed: int, progress: Callable[[Progress], None]) -> Mapped:
@@ -30,7 +30,7 @@ def reconstruct(source: Source, cameras: Cameras, seed: int, progress: Callable[
 
 
 def write_reconstruction(mapped: Mapped, folder: Path, images: Images, image_folder: Path) -> None:
-    """Writes ``sparse/0``, ``sparse/1``, ..., and of the first one what nerfstudio and viewers of GLB read.
+    """Writes ``sparse/0``, ``sparse/1``, ..., and of the first one what nerfstudio and viewers read.
 
     Args:
         mapped: the models; their images get the names that COLMAP knows them by.
@@ -52,7 +52,9 @@ def write_reconstruction(mapped: Mapped, folder: Path, images: Images, image_fol
     if mapped.reconstructions:
         first = mapped.reconstructions[0]
         write_nerfstudio(first, folder, image_folder)
-        write_glb(first, folder / SCENE)
+        scene = scene_of(first)
+        write_glb(scene, folder / SCENE)
+        write_ply(scene, folder / CLOUD)
 
 
 def mapping_facts(mapped: Mapped, source: Source, cameras: Cameras) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""``asic3d view``: a run to look at, its report or its cameras."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from asic3d_cli.commands import Command
+from asic3d_cli.console import Console
+from asic3d_cli.options import output_options
+from asic3d_cli.runs import FOLDER, RUN
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from asic3d_integrations.colmap.scene import Scene
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("asic3d view", "Open asic3d_out/report.html in the browser."),
+        ("asic3d view mug --open3d", "Turn the points, cameras and photos of mug/colmap/sparse/0 in a window."),
+        ("asic3d view mug --picture mug.png", "Draw the same into a file, where there is no display."),
+    ),
+)
+@click.argument("run", type=FOLDER, default=RUN)
+@click.option("--open3d", is_flag=True, help="Show points, cameras and photos in a window; with the extra viz.")
+@click.option("--picture", metavar="FILE", type=FOLDER, help="Draw them into this PNG file; no display is needed.")
+@click.option("--model", metavar="DIR", type=FOLDER, help="Model of COLMAP. [default: RUN/colmap/sparse/0]")
+@click.option("--overwrite", is_flag=True, help="Replace the picture where it is there.")
+@output_options
+@click.pass_obj
+def view(console: Console, run: Path, open3d: bool, picture: Path | None, model: Path | None, overwrite: bool) -> None:
+    """Look at a run: its report, or the cameras that 'asic3d export-colmap --map' found.
+
+    RUN is a run folder, asic3d_out where none is named. With --open3d and --picture Open3D draws the picture, where it
+    can draw without a display.
+    """
+    if not open3d and picture is None:
+        if model is not None:
+            raise click.UsageError("--model is looked at with --open3d or --picture FILE.")
+        _show_report(console, run)
+        return
+    scene = _scene(run, model)
+    if picture is not None:
+        _save_picture(console, scene, picture, by_open3d=open3d, overwrite=overwrite)
+        return
+    from asic3d_integrations.colmap.window import show
+
+    console.after_interrupt = lambda: "Closed."
+    show(scene, lambda: console.show("Turn with the mouse, move with Ctrl, zoom with the wheel; close with Q."))
+    if console.as_json:
+        console.emit({"points": len(scene.points), "cameras": len(scene.frusta)})
+
+
+def _show_report(console: Console, run: Path) -> None:
+    """Opens the report in a browser where there is a display, and says where it is."""
+    import webbrowser
+
+    from asic3d.errors import StorageError
+    from asic3d.storage import read_run
+    from asic3d_integrations.colmap.window import display_here
+
+    read_run(run)
+    report = run / "report.html"
+    if not report.is_file():
+        raise StorageError(f"'{run}' holds no report.html. Make it by aligning the photos again, with --overwrite.")
+    opened = display_here() and webbrowser.open(report.resolve().as_uri())
+    if console.as_json:
+        console.emit({"report": report, "opened": opened})
+    else:
+        console.show(f"{'Opened' if opened else 'Open this file in a browser:'} {report}")
+
+
+def _scene(run: Path, model: Path | None) -> "Scene":
+    from asic3d.storage import read_run
+    from asic3d_integrations.colmap.exported import first_model, images_of
+    from asic3d_integrations.colmap.models import read_model
+    from asic3d_integrations.colmap.scene import scene_of
+
+    if model is None:
+        read_run(run)
+        model = first_model(run)
+    return scene_of(read_model(model), images_of(model))
+
+
+def _save_picture(console: Console, scene: "Scene", path: Path, *, by_open3d: bool, overwrite: bool) -> None:
+    import io
+
+    from PIL import Image
+
+    from asic3d.errors import StorageError
+    from asic3d.storage import atomic_write
+
+    if path.suffix.lower() != ".png":
+        raise click.BadParameter(
+            f"'{path}' is no name of a PNG file; write one that ends in .png.", param_hint="--picture"
+        )
+    if path.exists() and not overwrite:
+        raise StorageError(f"'{path}' is there already, and nothing was changed. Replace it with --overwrite.")
+    file = io.BytesIO()
+    Image.fromarray(_drawn(console, scene, by_open3d)).save(file, "PNG")
+    atomic_write(path, lambda out: out.write(file.getvalue()))
+    if console.as_json:
+        console.emit({"picture": path, "points": len(scene.points), "cameras": len(scene.frusta)})
+    else:
+        console.show(f"{len(scene.frusta)} cameras and {len(scene.points)} points: {path}")
+
+
+def _drawn(console: Console, scene: "Scene", by_open3d: bool) -> "np.ndarray":
+    from asic3d.errors import ExportError
+    from asic3d_integrations.colmap.drawing import draw_scene
+
+    if not by_open3d:
+        return draw_scene(scene)
+    from asic3d_integrations.colmap.window import picture
+
+    try:
+        return picture(scene)
+    except ExportError:
+        console.warn("Open3D can't draw here without a display; the picture is asic3d's own drawing.")
+        return draw_scene(scene)

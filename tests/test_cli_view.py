@@ -1,0 +1,146 @@
+"""asic3d view: the report, a window or a picture of the cameras, and what people are told."""
+
+import json
+import sys
+import webbrowser
+
+import numpy as np
+import pytest
+from cli_runner import run
+from colmap_scene import files_below, model_of, scene
+from PIL import Image
+
+from asic3d.errors import ExportError
+from asic3d.storage import write_json
+from asic3d_integrations.colmap import window
+from asic3d_integrations.colmap.exported import FORMAT
+
+POINTS = len(scene()[2])
+
+
+@pytest.fixture
+def mug(tmp_path, monkeypatch):
+    """A finished run with cameras, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "mug" / "run.json", {"format_version": 1})
+    model = tmp_path / "mug" / "colmap" / "sparse" / "0"
+    model.mkdir(parents=True)
+    model_of().write_binary(model)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (400, 300), (0, 0, 255)).save(tmp_path / "photos" / "view_0.jpg")
+    report = {"format": FORMAT, "image_folder": str(tmp_path / "photos"), "files": ["sparse", "report.json"]}
+    write_json(tmp_path / "mug" / "colmap" / "report.json", report)
+    return tmp_path
+
+
+def blue(path) -> int:
+    pixels = np.asarray(Image.open(path)).astype(int)
+    return int(((pixels[..., 2] > 200) & (pixels[..., 0] < 100)).sum())
+
+
+def test_a_picture_with_the_photos(mug):
+    result = run("view", "mug", "--picture", "mug.png")
+    assert (result.exit_code, result.output) == (0, f"5 cameras and {POINTS} points: mug.png\n")
+    with Image.open(mug / "mug.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (1200, 900))
+    assert blue(mug / "mug.png") > 500
+    images = mug / "mug" / "colmap" / "images"  # copies of an export come first
+    images.mkdir()
+    assert run("view", "mug", "--picture", "without.png").exit_code == 0
+    assert blue(mug / "without.png") == 0
+
+
+def test_a_picture_is_not_replaced_unless_asked(mug):
+    (mug / "mug.png").write_bytes(b"mine")
+    result = run("view", "mug", "--picture", "mug.png")
+    assert result.exit_code == 1
+    assert result.output == "Error: 'mug.png' is there already, and nothing was changed. Replace it with --overwrite.\n"
+    assert (mug / "mug.png").read_bytes() == b"mine"
+    printed = json.loads(run("view", "mug", "--picture", "mug.png", "--overwrite", "--json").output)
+    assert printed == {"picture": "mug.png", "points": POINTS, "cameras": 5}
+    assert (mug / "mug.png").read_bytes() != b"mine"
+
+
+def test_a_picture_is_png(mug):
+    result = run("view", "mug", "--picture", "mug.jpg")
+    assert result.exit_code == 2
+    assert "'mug.jpg' is no name of a PNG file" in result.output
+
+
+def test_another_model(mug):
+    elsewhere = mug / "other" / "sparse" / "0"
+    (mug / "mug" / "colmap").rename(mug / "other")
+    assert run("view", "mug", "--model", elsewhere, "--picture", "mug.png", "-q").output == ""
+    assert blue(mug / "mug.png") > 500
+    assert "There is no model of COLMAP in 'none'" in run("view", "--model", "none", "--open3d").output
+    assert run("view", "mug", "--model", elsewhere).exit_code == 2
+
+
+def test_the_window(mug, monkeypatch):
+    shown = []
+    monkeypatch.setattr(window, "show", lambda scene, opened: (shown.append(scene), opened()))
+    result = run("view", "mug", "--open3d")
+    assert result.output == "Turn with the mouse, move with Ctrl, zoom with the wheel; close with Q.\n"
+    assert [photo is None for photo in shown[0].photos] == [False, True, True, True, True]
+    assert json.loads(run("view", "mug", "--open3d", "--json").output) == {"points": POINTS, "cameras": 5}
+
+
+def test_open3d_draws_the_picture_where_it_can(mug, monkeypatch):
+    monkeypatch.setattr(window, "picture", lambda scene: np.full((6, 8, 3), 7, np.uint8))
+    assert run("view", "mug", "--open3d", "--picture", "mug.png").exit_code == 0
+    assert np.asarray(Image.open(mug / "mug.png")).tolist() == [[[7, 7, 7]] * 8] * 6
+
+    def refuse(_):
+        raise ExportError("no")
+
+    monkeypatch.setattr(window, "picture", refuse)
+    result = run("view", "mug", "--open3d", "--picture", "other.png")
+    assert result.exit_code == 0
+    assert "Warning: Open3D can't draw here without a display; the picture is asic3d's own drawing." in result.output
+    assert blue(mug / "other.png") > 500
+
+
+def test_without_open3d(mug, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    result = run("view", "mug", "--open3d")
+    assert (result.exit_code, result.output) == (1, 'Error: The view needs Open3D: pip install "asic3d[viz]".\n')
+
+
+def test_without_cameras(mug):
+    (mug / "mug" / "colmap").rename(mug / "other")
+    result = run("view", "mug", "--open3d")
+    assert result.exit_code == 1
+    assert result.output == "Error: 'mug' has no cameras yet. Find them: asic3d export-colmap mug --map\n"
+    write_json(mug / "mug" / "colmap" / "report.json", {"format": FORMAT})
+    assert run("view", "mug", "--open3d").output.endswith("asic3d export-colmap mug --map --overwrite\n")
+    write_json(mug / "mug" / "colmap" / "report.json", {"format": FORMAT, "mapping": {"refused": "Cows differ."}})
+    assert run("view", "mug", "--open3d").output == "Error: The export in 'mug/colmap' found no cameras. Cows differ.\n"
+
+
+def test_what_is_no_run(mug):
+    for words in ((), ("--open3d",), ("--picture", "x.png")):
+        result = run("view", "nothing", *words)
+        assert (result.exit_code, result.output[:34]) == (1, "Error: 'nothing' is no run folder:")
+
+
+def test_a_damaged_model(mug):
+    path = mug / "mug" / "colmap" / "sparse" / "0" / "images.bin"
+    path.write_bytes(path.read_bytes()[:50])
+    result = run("view", "mug", "--picture", "mug.png")
+    assert result.exit_code == 1
+    assert "The model of COLMAP in 'mug/colmap/sparse/0' can't be read; make it again." in result.output
+
+
+@pytest.mark.parametrize("display", [True, False])
+def test_the_report(mug, monkeypatch, display):
+    opened = []
+    monkeypatch.setattr(window, "display_here", lambda: display)
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    assert "holds no report.html" in run("view", "mug").output
+    (mug / "mug" / "report.html").write_text("")
+    expected = "Opened mug/report.html\n" if display else "Open this file in a browser: mug/report.html\n"
+    before = files_below(mug)
+    assert run("view", "mug").output == expected
+    assert json.loads(run("view", "mug", "--json").output) == {"report": "mug/report.html", "opened": display}
+    assert opened == [(mug / "mug" / "report.html").as_uri()] * 2 * display
+    assert files_below(mug) == before  # looking changes nothing
