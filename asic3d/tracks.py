@@ -26,6 +26,7 @@ _FINER = 3  # samples along a side of a grid cell, where the canonical plane is 
 _OBJECT = 0.5
 _COARSEST, _NARROWER = 0.5, 0.9  # first step of the lattice over the plane, canonical units; each next one is narrower
 _FOLDED = 3.0  # a cell this many times as wide in a photo as is usual there lies in two places of it
+_USUAL = 100  # tracks; who asks for fewer may get none
 _SURE = 0.2  # confidence below which an answer is a guess
 _CYCLE = 1.0  # cells by which a point may be off after the way there and back
 _APART = 0.15  # canonical units between a track's place and that of a point of it
@@ -164,9 +165,10 @@ def canonical_tracks(alignment: "Alignment", max_tracks: int = 4000, min_views: 
     _, place, counts = np.unique(rows[:, 0], return_inverse=True, return_counts=True)
     rows = rows[counts[place] >= views]
     if not len(rows):
+        few = f" with --max-tracks {max_tracks}" if max_tracks < _USUAL else ""
         raise ExportError(
-            f"No place of the object was found in {views} photos or more. Allow fewer with --min-views, or look at "
-            "report.html: do these photos show the same side of one object?"
+            f"No place of the object was found in {views} photos or more{few}. Allow fewer with --min-views, or look "
+            "at report.html: do these photos show the same side of one object?"
         )
     errors = np.concatenate([errors for _, errors in found])
     return graph_of_tracks(alignment.names, alignment.sizes, rows, max(1.0, _DEVIATION * float(np.median(errors))))

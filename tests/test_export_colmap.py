@@ -56,7 +56,7 @@ def test_the_files(planted, tmp_path):
     assert made.image_folder == tmp_path / "photos"
     assert not list(tmp_path.glob(".asic3d*"))
     report = read_json(tmp_path / "out" / "report.json")
-    assert set(report["files"]) == FILES
+    assert report["files"] == sorted(files_below(tmp_path / "out"))
     assert report["tracks"] == len(made.graph.lengths) > 40
     assert report["mean_track_length"] == 3
     assert (report["pairs_matched"], report["pairs_verified"]) == (3, 3)
@@ -224,6 +224,36 @@ def test_an_earlier_export_stays_unless_it_may_go(planted, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".git/config", "sparse/0/cameras.bin", "text/keypoints/mine.txt"])
+def test_what_was_put_into_an_export_stays(planted, tmp_path, name):
+    export_colmap(planted, tmp_path / "out", FEW)
+    (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "out" / name).write_text("mine")
+    before = files_below(tmp_path / "out")
+    with pytest.raises(StorageError, match=rf"holds other files, such as '{name}', and nothing was changed"):
+        export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, overwrite=True))
+    assert files_below(tmp_path / "out") == before
+
+
+def test_a_link_in_an_export_is_kept_and_not_followed(planted, tmp_path):
+    export_colmap(planted, tmp_path / "out", FEW)
+    (tmp_path / "out" / "mine").symlink_to(tmp_path / "photos")
+    with pytest.raises(StorageError, match=r"holds other files, such as 'mine', and nothing was changed"):
+        export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, overwrite=True))
+    (tmp_path / "out" / "mine").unlink()
+    (tmp_path / "out" / ".DS_Store").write_text("")  # what a system strews about is nobody's
+    export_colmap(planted, tmp_path / "out", dataclasses.replace(FEW, overwrite=True))
+    assert (tmp_path / "photos" / "a.jpg").is_file()
+
+
+def test_that_a_folder_can_not_be_written_is_said_before_the_work(planted, tmp_path):
+    (tmp_path / "file").write_text("")
+    seen = []
+    with pytest.raises(StorageError, match=r"can't be written"):
+        export_colmap(planted, tmp_path / "file" / "out", FEW, progress=seen.append)
+    assert seen == []
+
+
 @pytest.mark.parametrize("name", ["database.db", "report.json", "notes.txt"])
 def test_what_is_not_ours_stays_even_with_overwrite(planted, tmp_path, name):
     (tmp_path / "out").mkdir()
@@ -349,6 +379,12 @@ def test_command_adds_to_a_copy(library):
         (("--add-to", "photos/a.jpg"), "'photos/a.jpg' can't be used as a database of COLMAP"),
         (("--focal", "wide"), "'wide' is no focal length; write pixels, such as 1200, or millimetres, such as 50mm."),
         (("--focal", "50mm"), "A focal length in mm needs the sensor's size, which is not in the EXIF data of 'a.jpg'"),
+        (("--focal", "1e9"), "'1e9' is no focal length"),
+        (
+            ("--focal", "9" * 20),
+            "A focal length of 1e+20 pixels is 1e+18 times the longer side of 'a.jpg'; lenses have 0.1 to 100 times.",
+        ),
+        (("--focal", "5"), "A focal length of 5 pixels is 0.052 times the longer side of 'a.jpg'"),
         (("--camera-model", "X"), "There is no camera model 'X' here; choose one of SIMPLE_PINHOLE, PINHOLE"),
     ],
 )
@@ -359,7 +395,9 @@ def test_command_refuses(library, words, message):
     assert not (library / "asic3d_out" / "colmap").exists()
 
 
-@pytest.mark.parametrize("words", [("--max-tracks", "0"), ("--min-views", "1"), ("--seed", "x")])
+@pytest.mark.parametrize(
+    "words", [("--max-tracks", "0"), ("--min-views", "1"), ("--seed", "x"), ("--seed", "-1"), ("--seed", "9999999999")]
+)
 def test_wrong_usage(library, words):
     assert run("export-colmap", "--tracks", "canonical", *words).exit_code == 2
 

@@ -7,9 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from cli_runner import run
 
 from asic3d.errors import StorageError
 from asic3d.run_lock import LOCK, hold_run
+from asic3d.storage import MARKER
 
 ROOT = Path(__file__).parents[1]
 HOLD = (
@@ -40,6 +42,26 @@ def test_another_process_is_refused_and_named(tmp_path, other):
         pytest.fail("two at once")
     assert str(caught.value).startswith(f"Another asic3d is writing to '{tmp_path}' (process {other.pid} on ")
     assert str(caught.value).endswith("nothing was changed. Wait until it is done, or choose another folder.")
+
+
+@pytest.mark.parametrize("words", [("export-colmap",), ("propagate", "--source", "a.jpg", "--edit", "edit.png")])
+def test_commands_that_write_into_a_run_hold_it(tmp_path, other, words):
+    (tmp_path / MARKER).touch()
+    result = run(words[0], tmp_path, *words[1:])
+    assert result.exit_code == 1
+    assert f"Another asic3d is writing to '{tmp_path}' (process {other.pid} on " in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, LOCK]
+    # Elsewhere the run is only read, which here finds that it is none.
+    assert "did not finish" in run(words[0], tmp_path, *words[1:], "-o", tmp_path.with_name("elsewhere")).output
+
+
+@pytest.mark.parametrize("words", [("export-colmap",), ("propagate", "--source", "a.jpg", "--edit", "edit.png")])
+def test_commands_leave_no_lock(tmp_path, words):
+    assert "is no run folder" in run(words[0], tmp_path, *words[1:]).output
+    assert not list(tmp_path.iterdir())
+    (tmp_path / MARKER).touch()
+    assert "did not finish" in run(words[0], tmp_path, *words[1:]).output
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
 def test_when_the_other_is_done_its_lock_is_gone(tmp_path, other):

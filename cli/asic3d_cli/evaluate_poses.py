@@ -7,7 +7,7 @@ import click
 
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
-from asic3d_cli.options import output_options
+from asic3d_cli.options import SEED, output_options
 from asic3d_cli.runs import FOLDER, RUN
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _NOTE = (
 @click.option("--cameras", required=True, metavar="FILE", type=FOLDER, help="JSON file with the true cameras.")
 @click.option("--model", metavar="DIR", type=FOLDER, help="Model of COLMAP. [default: RUN/colmap/sparse/0]")
 @click.option("--shared-camera", is_flag=True, help="For COLMAP SIFT: one camera took all photos.")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")
+@click.option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")
 @output_options
 @click.pass_obj
 def poses(console: Console, run: Path, cameras: Path, model: Path | None, shared_camera: bool, seed: int) -> None:

@@ -7,7 +7,7 @@ import click
 
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
-from asic3d_cli.options import output_options
+from asic3d_cli.options import SEED, output_options
 from asic3d_cli.runs import FOLDER, RUN
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--copy-images", is_flag=True, help="Copy the photos into images/ even where COLMAP can read them.")
 @click.option("--add-to", "database", metavar="DATABASE", type=FOLDER,
               help="Also add the matches to a copy of this database of COLMAP.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")
+@click.option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")
 @click.option("--strict", is_flag=True, help="With --map: exit with 1 where the cameras can't be trusted.")
 @click.option("--force", is_flag=True, help="With --map: look for cameras also where they would mean nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")

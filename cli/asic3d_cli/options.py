@@ -16,6 +16,8 @@ from asic3d_cli.commands import Examples
 PROMOTED = ("preset", "backbone", "weights", "device", "seed")
 """Settings that have an option of their own; all of them can be given with ``--set`` too."""
 
+SEED = click.IntRange(0, 2**31 - 1)
+"""Seeds as COLMAP takes them; it takes -1 for "another one each time"."""
 _METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false"}
 _FIELDS = {item.name: item for item in dataclasses.fields(AlignmentConfig)}
 

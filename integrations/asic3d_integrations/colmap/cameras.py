@@ -10,12 +10,14 @@ from PIL import Image
 
 from asic3d.decoding import quiet_pillow
 from asic3d.errors import ExportError
-from asic3d.photo_folder import listed
+from asic3d.photo_folder import listed, shown
 
 MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 """Camera models that may be asked for."""
 GUESS = 1.2
 """Focal length over the photo's longer side where nothing is known; COLMAP's own guess."""
+_SHORTEST, _LONGEST = 0.1, 100.0
+"""Focal lengths over the longer side that lenses have: a view of 157 degrees, and one of half a degree."""
 _DIAGONAL = 43.27  # mm of the 36 x 24 mm frame, to which "35 mm equivalent" refers
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # of EXIF's units of resolution: inch, cm, mm, micrometre
 _FOCAL, _FOCAL_35, _RESOLUTION, _UNIT, _WIDTH, _HEIGHT = 0x920A, 0xA405, 0xA20E, 0xA210, 0xA002, 0xA003
@@ -105,6 +107,8 @@ def choose_cameras(
             f"A focal length in mm needs the sensor's size, which is not in the EXIF data of {listed(silent)}. Give it "
             "in pixels."
         )
+    if focal is not None:
+        _check_focal(focal, names, sizes, found)
     if not shared:
         own = [_camera(model, size, value) for size, value in zip(sizes, found, strict=True)]
         return Cameras(tuple(own), tuple(range(len(own))))
@@ -117,6 +121,24 @@ def choose_cameras(
     return Cameras(tuple(cameras), tuple(groups.index(size) for size in sizes))
 
 
+def _check_focal(
+    focal: Focal, names: Sequence[str], sizes: Sequence[tuple[int, int]], found: Sequence[float | None]
+) -> None:
+    """Refuses a focal length that no lens has: a slip, such as millimetres given as pixels."""
+    for name, size, value in zip(names, sizes, found, strict=True):
+        if value is not None and not _plausible(value, size):
+            unit = "mm" if focal.millimetres else "pixels"
+            raise ExportError(
+                f"A focal length of {focal.value:g} {unit} is {value / max(size):.2g} times the longer side of "
+                f"{shown(name)}; lenses have {_SHORTEST:g} to {_LONGEST:g} times. Write pixels as 1200, millimetres as "
+                "50mm."
+            )
+
+
+def _plausible(focal: float, size: tuple[int, int]) -> bool:
+    return _SHORTEST <= focal / max(size) <= _LONGEST
+
+
 def _camera(model: str, size: tuple[int, int], focal: float | None) -> Camera:
     return Camera(model, size, focal or GUESS * max(size), focal is not None)
 
@@ -124,7 +146,8 @@ def _camera(model: str, size: tuple[int, int], focal: float | None) -> Camera:
 def _focal(path: Path, size: tuple[int, int], given: Focal | None) -> float | None:
     """Focal length in pixels; None where it is not known."""
     if given is None:
-        return exif_focal(path, size)
+        written = exif_focal(path, size)
+        return written if written and _plausible(written, size) else None
     if not given.millimetres:
         return given.value
     density = _pixels_per_millimetre(_exif(path), size)

@@ -21,7 +21,7 @@ from asic3d_integrations.colmap.adding import COPY, Added, add_to, check_databas
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_focal
 from asic3d_integrations.colmap.database import Content, Verification, write_database
 from asic3d_integrations.colmap.exchange import h5py_here, write_hloc, write_pairs, write_text, write_tracks
-from asic3d_integrations.colmap.exported import FORMAT, REPORT, refuse_earlier
+from asic3d_integrations.colmap.exported import FORMAT, REPORT, files_below, refuse_earlier
 from asic3d_integrations.colmap.images import FOLDER, Images, plan_images, write_images, write_masks
 from asic3d_integrations.colmap.mapping import Mapped, guess_cameras
 from asic3d_integrations.colmap.poses import STAGES as POSES
@@ -146,19 +146,19 @@ def export_colmap(
         shared=options.shared_camera,
     )
     start = cameras if options.shared_camera or options.focal else guess_cameras(collection, cameras)
-    source = find_tracks(
-        alignment,
-        options.tracks,
-        max_tracks=options.max_tracks,
-        min_views=options.min_views,
-        sift=options.sift,
-        seed=options.seed,
-        progress=told,
-        cameras=start if options.map else None,
-    )
-    graph = source.graph
     image_folder = folder / FOLDER if images.copies else collection.root
-    with replaced_together(folder) as new:
+    with replaced_together(folder) as new:  # made first: that it can't be is said before the work
+        source = find_tracks(
+            alignment,
+            options.tracks,
+            max_tracks=options.max_tracks,
+            min_views=options.min_views,
+            sift=options.sift,
+            seed=options.seed,
+            progress=told,
+            cameras=start if options.map else None,
+        )
+        graph = source.graph
         if images.copies:
             write_images(collection, images, new / FOLDER, lambda done: told(Progress("images", done, len(collection))))
         if options.masks:
@@ -177,7 +177,7 @@ def export_colmap(
         mapped = None
         if options.map:
             mapped, report["mapping"] = _mapped(source, start, images, new, collection.root, options, told)
-        report["files"] = sorted([*(path.name for path in new.iterdir()), REPORT])
+        report["files"] = sorted([*files_below(new), REPORT])
         write_json(new / REPORT, report)
         told(Progress("files", 1, 1))
     return Export(folder, graph, cameras, images, image_folder, content, report, added, mapped)

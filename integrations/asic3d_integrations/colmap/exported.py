@@ -1,11 +1,13 @@
 """A folder that was exported: what its report says, what may be replaced, and where its photos and cameras are."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from asic3d.errors import StorageError
+from asic3d.photo_folder import shown
 from asic3d.storage import read_json
 
 REPORT = "report.json"
@@ -13,29 +15,38 @@ FORMAT = "asic3d COLMAP export"
 COLMAP = "colmap"
 """The folder in a run where an export goes."""
 _FIRST = ("sparse", "0")
+_OF_THE_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
 def refuse_earlier(folder: Path, overwrite: bool) -> None:
     """Raises StorageError where something is in the way.
 
-    An earlier export is replaced where ``overwrite`` is set. Anything else that is there stays: a database that is not
-    ours is never replaced.
+    An earlier export is replaced where ``overwrite`` is set. Anything else that is there stays, be it below one of our
+    own folders: a database or a model that is not ours is never replaced.
     """
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"'{folder}' is a file. Choose a folder with -o.")
-    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     ours = _earlier_files(folder)
     if ours and not overwrite:
         raise StorageError(
             f"'{folder}' holds an earlier export, and nothing was changed. Replace it with --overwrite, or choose "
             "another folder with -o."
         )
-    others = [name for name in there if name not in ours and not name.startswith(".")]
+    others = [name for name in files_below(folder) if name not in ours and Path(name).name not in _OF_THE_SYSTEM]
     if others:
         raise StorageError(
-            f"'{folder}' holds other files, such as '{others[0]}', and nothing was changed. Choose a new folder with "
-            "-o; to add matches to a database of your own, see --add-to."
+            f"'{folder}' holds other files, such as {shown(min(others))}, and nothing was changed. Choose a new folder "
+            "with -o; to add matches to a database of your own, see --add-to."
         )
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every file of a folder, relative to it and sorted; links count as files and are not followed."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        linked = [name for name in folders if (Path(place) / name).is_symlink()]
+        found += [(Path(place) / name).relative_to(folder).as_posix() for name in [*files, *linked]]
+    return sorted(found)
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -50,9 +61,7 @@ def _report(folder: Path) -> dict[str, Any]:
 def _earlier_files(folder: Path) -> set[str]:
     """The files that an earlier export wrote into a folder; none where there was none."""
     files = _report(folder).get("files")
-    if not isinstance(files, list):
-        return set()
-    return {name for name in files if isinstance(name, str) and Path(name).name == name}
+    return {name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
 
 
 def image_names(folder: Path, photos: Sequence[str]) -> tuple[str, ...]:
