@@ -123,9 +123,12 @@ def test_what_is_no_run(mug):
         assert (result.exit_code, result.output[:34]) == (1, "Error: 'nothing' is no run folder:")
 
 
-def test_a_damaged_model(mug):
-    path = mug / "mug" / "colmap" / "sparse" / "0" / "images.bin"
-    path.write_bytes(path.read_bytes()[:50])
+@pytest.mark.parametrize("kept", [0, 50, 0.5])
+@pytest.mark.parametrize("name", ["images.bin", "points3D.bin", "cameras.bin"])
+def test_a_damaged_model(mug, name, kept):
+    path = mug / "mug" / "colmap" / "sparse" / "0" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
     result = run("view", "mug", "--picture", "mug.png")
     assert result.exit_code == 1
     assert "The model of COLMAP in 'mug/colmap/sparse/0' can't be read; make it again." in result.output

@@ -1,6 +1,9 @@
 """COLMAP's database holds what was exported, in its frame; it is whole or not there; copies of others gain matches."""
 
+import shutil
 import sqlite3
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pycolmap
@@ -10,6 +13,7 @@ from PIL import Image
 
 from asic3d.errors import ExportError, StorageError
 from asic3d.tracks import graph_of_tracks, tracks_of
+from asic3d_integrations.colmap import database
 from asic3d_integrations.colmap.adding import add_to
 from asic3d_integrations.colmap.cameras import Focal, choose_cameras, exif_focal, parse_focal
 from asic3d_integrations.colmap.database import Verification, read_database, write_database
@@ -347,6 +351,54 @@ def test_the_database_itself_is_no_copy(planted, tmp_path):
     others_database(tmp_path / "theirs.db", graph.names, SIZES)
     with pytest.raises(StorageError, match="is the database itself; matches are added to a copy"):
         add_to(tmp_path / "theirs.db", graph, dict(graph.matches), tmp_path / "theirs.db", overwrite=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not made read-only like this there")
+@pytest.mark.parametrize("log", [False, True])
+def test_a_database_on_a_disk_that_is_read_only(planted, tmp_path, monkeypatch, log):
+    """Root may write anywhere: SQLite's answer to a folder that can't be written is planted."""
+    graph, _, _ = planted
+    others_database(tmp_path / "theirs.db", graph.names, SIZES)
+    if log:
+        (tmp_path / "theirs.db-wal").write_bytes(b"")
+    connect = sqlite3.connect
+
+    def refuse(address, *args, **options):
+        if str(address).endswith("?mode=ro"):
+            raise sqlite3.OperationalError("attempt to write a readonly database")
+        return connect(address, *args, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    if log:  # somebody may be writing: what stands in the log would be missed
+        with pytest.raises(StorageError, match=r"can't be used as a database of COLMAP \(attempt to write a readonly"):
+            add_to(tmp_path / "theirs.db", graph, dict(graph.matches), tmp_path / "copy.db")
+    else:
+        add_to(tmp_path / "theirs.db", graph, dict(graph.matches), tmp_path / "copy.db")
+        assert (tmp_path / "copy.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("said", "free", "expected"),
+    [
+        ("[x.cc:1] SQLite error: database or disk is full", 10**9, "The disk is full: '.*d.db' was not written"),
+        ("No registered database factory succeeded.", 1000, "The disk is full: '.*d.db' was not written"),
+        ("No registered database factory succeeded.", 10**9, "d.db' can't be used as a database of COLMAP"),
+    ],
+)
+def test_a_full_disk_is_called_so(planted, tmp_path, monkeypatch, said, free, expected):
+    graph, _, _ = planted
+
+    def fail(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(database, "_write_images", fail)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    cameras = cameras_of(graph, tmp_path)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StorageError, match=expected) as caught:
+        write_database(graph, cameras, tmp_path / "out" / "d.db")
+    assert ".asic3d-" not in str(caught.value)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_locked_database(planted, tmp_path):

@@ -456,6 +456,23 @@ def test_cameras_are_written(library, planted, monkeypatch):
     assert read_json(folder / "report.json")["mapping"]["focal"]["a.jpg"][1] == 99
 
 
+def test_a_model_that_is_cut_off_by_a_full_disk(library, planted, monkeypatch):
+    found_poses(planted, monkeypatch, RING, trusted=True)
+    whole = pycolmap.Reconstruction.write_binary
+
+    def cut(self, place):  # COLMAP says nothing about it
+        whole(self, place)
+        content = (place / "images.bin").read_bytes()
+        (place / "images.bin").write_bytes(content[: len(content) // 2])
+
+    monkeypatch.setattr(pycolmap.Reconstruction, "write_binary", cut)
+    result = run("export-colmap", "--map")
+    assert result.exit_code == 1
+    printed = "Error: 'asic3d_out/colmap/sparse/0' was not written whole: the disk is full. Free some space and run it"
+    assert printed in result.output
+    assert not (library / "asic3d_out" / "colmap").exists()
+
+
 def test_cameras_that_are_doubted_are_written_and_strict_says_no(library, planted, monkeypatch):
     found_poses(planted, monkeypatch, RING, trusted=False)
     result = run("export-colmap", "--map", "--strict")

@@ -137,14 +137,38 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection]:
     if not database.is_file():
         raise StorageError(f"There is no database '{database}'.")
     try:
-        source = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE)
-        with contextlib.closing(source):
-            source.execute("SELECT COUNT(*) FROM images").fetchall()
+        with contextlib.closing(_connected(database)) as source:
             yield source
     except sqlite3.Error as error:
         if "locked" in str(error) or "busy" in str(error):
             raise StorageError(f"'{database}' is locked. Close the program that uses it and try again.") from error
         raise StorageError(f"'{database}' can't be used as a database of COLMAP ({error}).") from error
+
+
+def _connected(database: Path) -> sqlite3.Connection:
+    """COLMAP's databases want files beside them even for reading.
+
+    Where none can be made, as on a disk that is read-only, SQLite is told that nobody writes: true where no log of
+    changes stands beside the database.
+    """
+    try:
+        return _connection(database, "mode=ro")
+    except sqlite3.OperationalError as error:
+        unwritable = "readonly" in str(error) or "unable to open" in str(error)
+        if not unwritable or database.with_name(f"{database.name}-wal").exists():
+            raise
+        return _connection(database, "mode=ro&immutable=1")
+
+
+def _connection(database: Path, how: str) -> sqlite3.Connection:
+    """A connection that has read: SQLite finds out only then what is wrong."""
+    source = sqlite3.connect(f"{database.resolve().as_uri()}?{how}", uri=True, timeout=_PATIENCE)
+    try:
+        source.execute("SELECT COUNT(*) FROM images").fetchall()
+    except BaseException:
+        source.close()
+        raise
+    return source
 
 
 def _copy(database: Path, path: Path) -> None:

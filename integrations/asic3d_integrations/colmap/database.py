@@ -6,6 +6,7 @@ CORNER of the top-left pixel; this package adds the half pixel, and no other par
 
 import contextlib
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from asic3d_integrations.colmap.cameras import Camera, Cameras
 
 HALF = np.float32(0.5)
 """From our pixels to COLMAP's."""
+_LEAST = 2**18
+"""Bytes that are free where a disk is not full: an empty database takes as much."""
 _ERROR, _EXACT = 4.0, 2.0  # of the verification, in expected errors of a keypoint
 
 
@@ -143,6 +146,13 @@ def new_file(path: Path) -> Iterator[Path]:
             path.with_name(path.name + ending).unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"'{path}' can't be written ({error.strerror or error}). Choose another folder.") from error
+    except StorageError as error:
+        if "disk is full" in str(error) or shutil.disk_usage(path.parent).free < _LEAST:
+            raise StorageError(
+                f"The disk is full: '{path}' was not written, and what was there before is unchanged. Free some space "
+                "and run it again."
+            ) from error
+        raise StorageError(str(error).replace(str(temporary), str(path))) from error
     finally:
         for ending in ("", "-wal", "-shm", "-journal"):
             with contextlib.suppress(OSError):

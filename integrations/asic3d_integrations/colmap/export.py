@@ -194,7 +194,7 @@ def _write_others(new: Path, graph: MatchGraph, images: Images, content: Content
 @contextlib.contextmanager
 def replaced_together(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of another when the block ends well."""
-    folder = folder.resolve()
+    asked, folder = folder, folder.resolve()
     mark = secrets.token_hex(6)
     new, old = (folder.with_name(f".asic3d-{mark}.{kind}") for kind in ("new", "old"))
     try:
@@ -212,6 +212,8 @@ def replaced_together(folder: Path) -> Iterator[Path]:
         raise StorageError(
             f"'{folder}' can't be written ({error.strerror or error}). Choose another folder with -o."
         ) from error
+    except StorageError as error:  # it speaks of the new folder, of which nobody knows
+        raise StorageError(str(error).replace(str(new), str(asked))) from error
     finally:
         for rest in (new, old):
             shutil.rmtree(rest, ignore_errors=True)

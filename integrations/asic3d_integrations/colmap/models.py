@@ -31,7 +31,7 @@ def read_model(folder: Path) -> Any:
         raise StorageError(f"There is no model of COLMAP in '{folder}'; it would hold images.bin and cameras.bin.")
     try:
         return pycolmap.Reconstruction(folder)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # a file that is cut off asks for any memory
         raise StorageError(f"The model of COLMAP in '{folder}' can't be read; make it again.") from error
 
 

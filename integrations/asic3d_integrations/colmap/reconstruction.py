@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from asic3d.config import Progress
+from asic3d.errors import StorageError
 from asic3d_integrations.colmap.cameras import Cameras
 from asic3d_integrations.colmap.images import Images
 from asic3d_integrations.colmap.mapping import MapOptions, Mapped, map_graph
+from asic3d_integrations.colmap.models import read_model
 from asic3d_integrations.colmap.nerfstudio import coloured, write_nerfstudio
 from asic3d_integrations.colmap.scene import scene_of, write_glb, write_ply
 from asic3d_integrations.colmap.sources import Source
@@ -46,15 +48,31 @@ def write_reconstruction(mapped: Mapped, folder: Path, images: Images, image_fol
         for image in model.images:
             model.images[image].name = images.names[image - 1]
         coloured(model, image_folder)
-        place = folder / SPARSE / str(number)
-        place.mkdir(parents=True)
-        model.write_binary(place)
+        _write_model(model, folder / SPARSE / str(number))
     if mapped.reconstructions:
         first = mapped.reconstructions[0]
         write_nerfstudio(first, folder, image_folder)
         scene = scene_of(first)
         write_glb(scene, folder / SCENE)
         write_ply(scene, folder / CLOUD)
+
+
+def _write_model(model: Any, place: Path) -> None:
+    """Writes a model and reads it back: COLMAP does not notice that a disk is full."""
+    place.mkdir(parents=True)
+    try:
+        model.write_binary(place)
+        whole = _contents(read_model(place)) == _contents(model)
+    except (RuntimeError, StorageError):
+        whole = False
+    if not whole:
+        raise StorageError(f"'{place}' was not written whole: the disk is full. Free some space and run it again.")
+
+
+def _contents(model: Any) -> tuple[Any, ...]:
+    """What is at the end of each of a model's files."""
+    cameras = {number: tuple(camera.params) for number, camera in model.cameras.items()}
+    return cameras, model.num_points3D(), model.compute_num_observations(), sorted(model.reg_image_ids())
 
 
 def mapping_facts(mapped: Mapped, source: Source, cameras: Cameras) -> dict[str, Any]:
