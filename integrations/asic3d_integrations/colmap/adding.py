@@ -137,38 +137,29 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection]:
     if not database.is_file():
         raise StorageError(f"There is no database '{database}'.")
     try:
-        with contextlib.closing(_connected(database)) as source:
+        source = sqlite3.connect(f"{database.resolve().as_uri()}?{_how(database)}", uri=True, timeout=_PATIENCE)
+        with contextlib.closing(source):
+            source.execute("SELECT COUNT(*) FROM images").fetchall()
             yield source
     except sqlite3.Error as error:
         if "locked" in str(error) or "busy" in str(error):
             raise StorageError(f"'{database}' is locked. Close the program that uses it and try again.") from error
         raise StorageError(f"'{database}' can't be used as a database of COLMAP ({error}).") from error
+    except PermissionError as error:
+        raise StorageError(f"'{database}' can't be read ({error.strerror}).") from error
 
 
-def _connected(database: Path) -> sqlite3.Connection:
-    """COLMAP's databases want files beside them even for reading.
+def _how(database: Path) -> str:
+    """How SQLite is to open a database, so that nothing is written beside it either.
 
-    Where none can be made, as on a disk that is read-only, SQLite is told that nobody writes: true where no log of
-    changes stands beside the database.
+    A database with a log of changes, as COLMAP makes them, wants that log and an index of it even for reading, leaves
+    both behind, and can't be read where they can't be made. Where there is no log nobody has the database open: then
+    SQLite may take the file as it is.
     """
-    try:
-        return _connection(database, "mode=ro")
-    except sqlite3.OperationalError as error:
-        unwritable = "readonly" in str(error) or "unable to open" in str(error)
-        if not unwritable or database.with_name(f"{database.name}-wal").exists():
-            raise
-        return _connection(database, "mode=ro&immutable=1")
-
-
-def _connection(database: Path, how: str) -> sqlite3.Connection:
-    """A connection that has read: SQLite finds out only then what is wrong."""
-    source = sqlite3.connect(f"{database.resolve().as_uri()}?{how}", uri=True, timeout=_PATIENCE)
-    try:
-        source.execute("SELECT COUNT(*) FROM images").fetchall()
-    except BaseException:
-        source.close()
-        raise
-    return source
+    with database.open("rb") as file:
+        logged = file.read(20)[18:] == b"\x02\x02"
+    unused = not database.with_name(f"{database.name}-wal").exists()
+    return "mode=ro&immutable=1" if logged and unused else "mode=ro"
 
 
 def _copy(database: Path, path: Path) -> None:
