@@ -198,22 +198,24 @@ def _looks(
     step = len(backbone.tap_weights)
     found = None if path is None else _read_cached(path, step * len(ways))
     if found is None:
-        taps: list[Tensor] = []
-        for turns, mirrored in ways:
-            seen = _looked_at(photo, backbone, (side,), turns, mirrored).taps
-            taps += [torch.rot90(tap.flip(2) if mirrored else tap, -turns, (1, 2)) for tap in seen]
+        plain = square_images(photo.pixels, (side,))[0]
+        turned = [torch.rot90(plain, turns, (2, 3)) for turns, _ in ways]
+        images = [image.flip(3) if way[1] else image for image, way in zip(turned, ways, strict=True)]
+        seen = backbone(torch.cat(images)).taps
+        taps = [
+            torch.rot90(tap[k].flip(2) if mirrored else tap[k], -turns, (1, 2))
+            for k, (turns, mirrored) in enumerate(ways)
+            for tap in seen
+        ]
         found = RawFeatures(tuple(tap.contiguous() for tap in taps))
         if path is not None:
             _write_cached(path, found)
     return [RawFeatures(found.taps[i : i + step]) for i in range(0, len(found.taps), step)]
 
 
-def _looked_at(
-    photo: Photo, backbone: Backbone, sides: Sequence[int], turns: int, mirrored: bool = False
-) -> RawFeatures:
-    """What the backbone sees in the turned and mirrored photo, in that frame."""
-    pixels = np.rot90(photo.pixels, turns)
-    pixels = np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)
+def _looked_at(photo: Photo, backbone: Backbone, sides: Sequence[int], turns: int) -> RawFeatures:
+    """What the backbone sees in the turned photo, in that frame."""
+    pixels = np.ascontiguousarray(np.rot90(photo.pixels, turns))
     outputs = [backbone(image) for image in square_images(pixels, sides)]
     saliency = outputs[-1].saliency  # of the largest side
     return RawFeatures(

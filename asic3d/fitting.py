@@ -36,6 +36,7 @@ from asic3d.storage import read_safetensors, write_safetensors
 
 OBJECT = 0.15
 """Recurring probability from which a cell may be matched; matches weigh in proportion to it."""
+_FEWEST_CELLS = 30  # that are matched in a photo, if it has as many
 _STIFFEST = 0.3  # of the first spline round
 
 
@@ -51,6 +52,7 @@ class Fit:
         canonical: (N, G * G, 2) float32.
         cells: the cells that show the object.
         matched: those that were matched, every second one.
+        shared: those whose descriptors the partners were shown, every fourth one.
         probability: (N, G * G) float32, by which matches weigh.
         pairs: (E, 2) int64, the pairs of photos that were matched.
         buddies: the last matches.
@@ -64,6 +66,7 @@ class Fit:
     canonical: Tensor
     cells: Cells
     matched: Cells
+    shared: Cells
     probability: Tensor
     pairs: Tensor
     buddies: BestBuddies
@@ -168,7 +171,9 @@ class Problem:
         descriptors: (N, G * G, D) float32, principal components, unit length.
         probability: (N, G * G) float32, that a cell shows the object.
         cells: the cells that show the object.
-        few: every second one of them, which is matched: measured to lose nothing, at a quarter of the cost.
+        few: every second one of them, which is matched first and last: measured to lose nothing, at a quarter of the
+            cost.
+        fewest: every fourth one, which is matched in the rounds between, and shared: measured to lose nothing either.
         pairs: (E, 2) int64, the pairs of photos that are matched.
         buddies: best buddies by the cosine alone.
         support: (E,) float64, weight of each pair's best buddies that agree on one map.
@@ -184,6 +189,7 @@ class Problem:
     probability: Tensor
     cells: Cells
     few: Cells
+    fewest: Cells
     pairs: Tensor
     buddies: BestBuddies
     support: Tensor
@@ -207,11 +213,9 @@ class Problem:
         descriptors = F.normalize((maps.features.flatten(1, 2) - mean) @ axes, dim=2)
         usable = object_cells(recurring, maps.valid)
         cells = pack_cells(usable)
-        few = usable & _every_second(maps.grid, usable.device)
-        few = torch.where(few.any(1).any(1)[:, None, None], few, usable)
-        packed = pack_cells(few)
+        few, fewest = pack_cells(_thinned(usable, 2)), pack_cells(_thinned(usable, 4))
         pairs = choose_pairs(descriptors, cells, config.partners)
-        buddies = _matched(descriptors[..., : config.coarse_channels], packed, pairs, None, config)
+        buddies = _matched(descriptors[..., : config.coarse_channels], few, pairs, None, config)
         start = oriented(start_affine(recurring * usable), maps.quarters)
         weight = match_weights(buddies, recurring.flatten(1), config.similarity_power)
         ways = (0, MIRRORED) if config.flips else (0,)
@@ -225,7 +229,8 @@ class Problem:
             descriptors=descriptors,
             probability=recurring.flatten(1),
             cells=cells,
-            few=packed,
+            few=few,
+            fewest=fewest,
             pairs=pairs,
             buddies=buddies,
             support=support.amax(1),
@@ -306,18 +311,16 @@ class Problem:
         if canonical is None:
             return self.buddies
         near = canonical.float()
+        cells = self.few if done == self._total - 1 else self.fewest
         if done < self.config.affine_rounds + self.config.spline_rounds:
             descriptors = self.descriptors[..., : self.config.coarse_channels]
         else:
-            descriptors = self._shared(self._in_metric(metric), near, self.few)
-        return _matched(descriptors, self.few, self.pairs, near, self.config)
+            shared = self._in_metric(metric)
+            descriptors = propagate(shared, self.fewest, self.pairs, near, self.config.sharing_prior, queries=cells)
+        return _matched(descriptors, cells, self.pairs, near, self.config)
 
     def _in_metric(self, metric: Tensor) -> Tensor:
         return F.normalize(self.descriptors @ metric, dim=2)
-
-    def _shared(self, descriptors: Tensor, canonical: Tensor, queries: Cells | None) -> Tensor:
-        prior = self.config.sharing_prior
-        return propagate(descriptors, self.few, self.pairs, canonical, prior, queries=queries)
 
     def _result(self, state: _State | None) -> Fit:
         assert state is not None, "there is at least one round"
@@ -330,9 +333,10 @@ class Problem:
             canonical=canonical,
             cells=self.cells,
             matched=self.few,
+            shared=self.fewest,
             probability=self.probability,
             pairs=self.pairs,
-            **_settled(plain, canonical, self.few, self.pairs, self.probability, self.config),
+            **_settled(plain, canonical, self.few, self.fewest, self.pairs, self.probability, self.config),
         )
 
 
@@ -347,15 +351,21 @@ def _matched(
 
 def moved(fit: Fit, canonical: Tensor, config: AlignmentConfig) -> Fit:
     """A fit with its cells at other canonical coordinates, (N, G * G, 2) float32: shared and matched once more."""
-    settled = _settled(fit.plain, canonical, fit.matched, fit.pairs, fit.probability, config)
+    settled = _settled(fit.plain, canonical, fit.matched, fit.shared, fit.pairs, fit.probability, config)
     return replace(fit, canonical=canonical, **settled)
 
 
 def _settled(
-    plain: Tensor, canonical: Tensor, matched: Cells, pairs: Tensor, probability: Tensor, config: AlignmentConfig
+    plain: Tensor,
+    canonical: Tensor,
+    matched: Cells,
+    shared: Cells,
+    pairs: Tensor,
+    probability: Tensor,
+    config: AlignmentConfig,
 ) -> dict[str, Any]:
     """The descriptors with what the partners show, the last matches, and their weights."""
-    descriptors = propagate(plain, matched, pairs, canonical, config.sharing_prior)
+    descriptors = propagate(plain, shared, pairs, canonical, config.sharing_prior)
     buddies = find_best_buddies(descriptors, matched, pairs, canonical, config.match_prior)
     weights = match_weights(buddies, probability, config.similarity_power)
     squared = (canonical[buddies.first, buddies.first_cell] - canonical[buddies.second, buddies.second_cell]) ** 2
@@ -380,7 +390,15 @@ def match_weights(buddies: BestBuddies, probability: Tensor, power: float) -> Te
     return buddies.similarity.double().clamp(min=1e-3) ** power * objects.double()
 
 
-def _every_second(grid: int, device: torch.device) -> Tensor:
-    """(G, G) bool: the black fields of a chessboard."""
-    line = torch.arange(grid, device=device)
-    return (line[:, None] + line) % 2 == 0
+def _thinned(usable: Tensor, share: int) -> Tensor:
+    """The (N, G, G) bool cells, every second one (a chessboard) or every fourth one (every second row and column).
+
+    A photo with too few of them keeps more.
+    """
+    line = torch.arange(usable.shape[1], device=usable.device)
+    black = (line[:, None] + line) % 2 == 0
+    found = usable
+    for pattern in (black, black & (line % 2 == 0))[: 1 if share == 2 else 2]:
+        enough = (usable & pattern).flatten(1).sum(1) >= _FEWEST_CELLS
+        found = torch.where(enough[:, None, None], usable & pattern, found)
+    return found

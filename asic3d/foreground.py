@@ -1,5 +1,6 @@
 """The object in each photo: from what recurs over the collection, sharpened to the photo's own edges."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ _FEWEST_CELLS = 30
 _FEW_COLOURS = 16
 """Colours of the object or its surroundings below which GrabCut's clusters of colours would have no extent: it then
 takes hundreds of times as long."""
+_SAMPLE, _FEW_PIXELS = 80, 100
+"""Longer side of the sample of a photo whose colours are clustered, pixels, and how many of the object, or of the
+surroundings, it holds at least."""
 _COARSE = 128
 """Longer side at which edges are followed for the first time, pixels."""
 
@@ -228,12 +232,19 @@ def _grab_cut(pixels: np.ndarray, cells: np.ndarray, likely: float, possible: fl
     started = np.count_nonzero(starts)
     if started < 10 or np.count_nonzero(~starts) < 10 or pixels.std((0, 1)).max() < 1:
         return prior.clip(0, 1)  # nothing to tell apart by colour
-    if min(_colours(pixels[starts]), _colours(pixels[~starts])) < _FEW_COLOURS:
-        pixels = _grained(pixels)
+    step = max(1, min(max(labels.shape) // _SAMPLE, math.isqrt(min(started, labels.size - started) // _FEW_PIXELS)))
+    some = np.ascontiguousarray(labels[::step, ::step])
+    if step > 1 and min(np.count_nonzero(some == cv2.GC_PR_FGD), np.count_nonzero(some != cv2.GC_PR_FGD)) < 10:
+        step, some = 1, labels.copy()
+    few = np.ascontiguousarray(pixels[::step, ::step])
+    if min(_colours(few[some == cv2.GC_PR_FGD]), _colours(few[some != cv2.GC_PR_FGD])) < _FEW_COLOURS:
+        pixels, few = _grained(pixels), _grained(few)
     cv2.setRNGSeed(0)  # of this thread
     background, objects = np.zeros((1, 65)), np.zeros((1, 65))
+    # The colours are clustered in the sample: measured to be as good, and a third of the time is saved.
+    cv2.grabCut(few, some, (0, 0, 0, 0), background, objects, 0, cv2.GC_INIT_WITH_MASK)
     # One iteration: more let the colours of the surroundings creep in (measured), and take longer.
-    cv2.grabCut(pixels, labels, (0, 0, 0, 0), background, objects, 1, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(pixels, labels, (0, 0, 0, 0), background, objects, 1, cv2.GC_EVAL)
     mask = _main_pieces(((labels & 1) == 1).astype(np.uint8), prior)  # GC_FGD and GC_PR_FGD are the odd labels
     return mask if mask.sum() >= 0.1 * started else prior.clip(0, 1)
 
