@@ -17,6 +17,7 @@ EDGES = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1))
 CAMERA = (230, 100, 30)
 """The colour that frusta are drawn in, RGB."""
 _DEPTH = 0.08  # of a frustum, in extents of the scene
+_LONGER = 2.5  # at most, of long lenses
 _FACES = ((0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 1))
 _DOTS = 40  # along each line of a frustum, where a file knows nothing but points
 _PHOTO = 320  # pixels of a shown photo's longer side
@@ -60,7 +61,8 @@ def scene_of(model: Any, images: Path | None = None) -> Scene:
     centres = np.array([image.projection_center() for image in posed]).reshape(-1, 3)
     around = np.concatenate([centres, _near(points)])
     depth = _DEPTH * float(np.linalg.norm(np.ptp(around, axis=0))) if len(around) else 1.0
-    frusta = [frustum(image, model.cameras[image.camera_id], depth) for image in posed]
+    cameras = [model.cameras[image.camera_id] for image in posed]
+    frusta = [frustum(image, camera, depth * _reach(camera)) for image, camera in zip(posed, cameras, strict=True)]
     photos = tuple(None if images is None else _photo(images, image.name) for image in posed)
     rotations = np.array([image.cam_from_world().rotation.matrix() for image in posed]).reshape(-1, 3, 3)
     return Scene(points, colours, np.array(frusta).reshape(-1, 5, 3), photos, _view(rotations))
@@ -75,6 +77,11 @@ def frustum(image: Any, camera: Any, depth: float) -> np.ndarray:
     seen = np.concatenate([np.zeros((1, 3)), np.column_stack([flat, np.ones(4)]) * depth])
     world = image.cam_from_world().inverse().matrix()
     return seen @ world[:, :3].T + world[:, 3]
+
+
+def _reach(camera: Any) -> float:
+    """Long lenses get longer frusta: their photos would be too small to be seen."""
+    return float(np.clip(camera.mean_focal_length() / max(camera.width, camera.height) / 1.5, 1, _LONGER))
 
 
 def _near(points: np.ndarray) -> np.ndarray:
