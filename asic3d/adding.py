@@ -12,7 +12,7 @@ from torch import Tensor
 from asic3d.backbones import Backbone, load_backbone
 from asic3d.best_buddies import find_best_buddies, propagate
 from asic3d.canonical import affine_map
-from asic3d.collection import Photo, load_photo
+from asic3d.collection import Collection, Photo, load_photo
 from asic3d.config import Progress, ProgressCallback
 from asic3d.correspondences import as_stored, cell_confidence
 from asic3d.errors import AlignmentError, CollectionError
@@ -181,3 +181,27 @@ def _fitted(alignment: "Alignment") -> tuple[list[str], Tensor]:
     kept = fitted(alignment)
     fits = photo_fits(alignment.confidence.flatten(1), alignment.space.foreground)
     return [alignment.names[index] for index in kept], fits[kept]
+
+
+def with_outliers(alignment: "Alignment", collection: Collection, outliers: tuple[str, ...]) -> "Alignment":
+    """The photos that show something else, placed as well as can be, and all photos in the collection's order again."""
+    alignment = add_photos(alignment, [collection[name] for name in outliers], stranger=True)
+    order = [alignment.names.index(name) for name in collection.names]
+    space = alignment.space
+    return dataclasses.replace(
+        alignment,
+        collection=collection,
+        space=dataclasses.replace(
+            space,
+            descriptors=space.descriptors[order],
+            canonical=space.canonical[order],
+            foreground=space.foreground[order],
+            valid=space.valid[order],
+        ),
+        features=alignment.features[order],
+        confidence=alignment.confidence[order],
+        masks=tuple(alignment.masks[index] for index in order),
+        turns=tuple(alignment.turns[index] for index in order),
+        mirrored=tuple(alignment.mirrored[index] for index in order),
+        outliers=outliers,
+    )
