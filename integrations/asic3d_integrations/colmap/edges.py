@@ -3,14 +3,14 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from asic3d.tracks import MatchGraph, Pair, matches_of
 from asic3d_integrations.colmap.coarse import Matches
-from asic3d_integrations.colmap.flow import FlowMatches, View, make_view, match_by_flow
+from asic3d_integrations.colmap.flow import PLENTY, FlowMatches, View, make_view, match_by_flow
 from asic3d_integrations.colmap.working import Working
 
 _INLIERS, _RATIO = 50, 0.7
@@ -158,6 +158,25 @@ def edges_of(found: Mapping[Pair, FlowMatches], working: Sequence[Working]) -> t
     )
 
 
+def _thinned(views: Sequence[View], found: Mapping[Pair, FlowMatches]) -> dict[Pair, FlowMatches]:
+    """Without the weaker corners of photos that no pair needs: where anchors are few, third photos must show them too."""
+    needed = [np.arange(len(view.all)) < len(view.anchors) for view in views]
+    for (i, j), matches in found.items():
+        if matches.inliers < PLENTY:
+            needed[i][matches.first_ids] = needed[j][matches.second_ids] = True
+    thinned = {}
+    for (i, j), matches in found.items():
+        mine, its = needed[i][matches.first_ids], needed[j][matches.second_ids]
+        thinned[i, j] = replace(
+            matches,
+            first_ids=matches.first_ids[mine],
+            first_landed=matches.first_landed[mine],
+            second_ids=matches.second_ids[its],
+            second_landed=matches.second_landed[its],
+        )
+    return thinned
+
+
 def star_tracks(
     names: Sequence[str], working: Sequence[Working], views: Sequence[View], found: Mapping[Pair, FlowMatches]
 ) -> MatchGraph:
@@ -165,6 +184,7 @@ def star_tracks(
 
     The matches are those of all pairs inside a track, also of two photos that have no more in common than the anchor.
     """
+    found = _thinned(views, found)
     points = [[view.all] for view in views]
     counts = [len(view.all) for view in views]
     start = np.concatenate([[0], np.cumsum(counts)])
