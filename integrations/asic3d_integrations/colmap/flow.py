@@ -49,7 +49,7 @@ class _Strictness:
     finest: int = 0
 
 
-_ROUNDS = (_Strictness(30, 3, 3, 3, 16, 1), *[_Strictness(22, 1, 1, 2.5, 24)] * 4)
+_ROUNDS = (_Strictness(30, 5, 4, 3, 16, 1), *[_Strictness(22, 1, 1, 2.5, 24)] * 4)
 """The first round makes do with what coarse matches can give; a strict beginning loses pairs far apart."""
 
 

@@ -176,7 +176,12 @@ def _adjust(model: Any) -> None:
     options = pycolmap.BundleAdjustmentOptions()
     options.refine_focal_length = options.refine_extra_params = options.print_summary = False
     options.ceres.solver_options.num_threads = 1
-    pycolmap.bundle_adjustment(model, options)
+    config = pycolmap.BundleAdjustmentConfig()
+    for number in model.reg_image_ids():
+        config.add_image(number)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    # Not pycolmap.bundle_adjustment, which turns its log to the terminal on.
+    pycolmap.create_default_bundle_adjuster(options, config, model).solve()
 
 
 def _others(cameras: Cameras, options: MapOptions) -> list[_Attempt]:
