@@ -40,6 +40,8 @@ class Verdict:
         judged: share of the accepted pairs whose photos are both registered; NaN where there are none.
         used: share of the tracks' points in registered photos that the model explains.
         focal: smallest and largest focal length over the photo's longer side.
+        error: what the judged pairs' matches are off the model's epipolar lines, pixels: the median of each, and of all
+            pairs the mean; NaN where none could be judged.
     """
 
     trusted: bool
@@ -50,6 +52,7 @@ class Verdict:
     judged: float
     used: float
     focal: tuple[float, float]
+    error: float = float("nan")
 
     @property
     def words(self) -> str:
@@ -85,6 +88,7 @@ def judge(model: Any, graph: MatchGraph, edges: Sequence[Edge], joints: Joints =
         judged=len(judged) / len(edges) if edges else float("nan"),
         used=_used(model, graph, set(images)),
         focal=(min(ratios, default=float("nan")), max(ratios, default=float("nan"))),
+        error=float(np.mean(off)) if off else float("nan"),
     )
     doubts = _doubts(verdict, len(judged), len(edges), len(bad), _alone(images, judged, bad))
     if joints.pairs:
@@ -96,6 +100,12 @@ def judge(model: Any, graph: MatchGraph, edges: Sequence[Edge], joints: Joints =
             "their relative size is a guess of a few percent.",
         )
     return replace(verdict, trusted=not doubts, reasons=reasons)
+
+
+def doubted(verdict: Verdict, reason: str) -> Verdict:
+    """The same verdict with one more reason not to trust the model."""
+    reasons = (reason, *(() if verdict.trusted else verdict.reasons))
+    return replace(verdict, trusted=False, reasons=reasons)
 
 
 def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) -> tuple[str, ...]:
