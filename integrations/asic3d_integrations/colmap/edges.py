@@ -24,6 +24,7 @@ large a part of the smaller answer as the third number says is in both. True pai
 that look alike: up to 1.0, but 0.4 at most of the corners."""
 ATTEMPTS, PATIENT = 3, 8
 """Answers that are asked for: where the first is promising, and where a pair would connect two groups of photos."""
+_AGAIN = 6  # more answers for a pair that alone holds photos together
 _BRIDGES = 2  # pairs between groups that are asked in a turn, for each photo
 
 
@@ -133,6 +134,45 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
+def strengthened(
+    views: Sequence[View],
+    seeds: Mapping[Pair, Matches],
+    found: Mapping[Pair, FlowMatches],
+    *,
+    seed: int = 0,
+    threads: int = 2,
+) -> dict[Pair, FlowMatches]:
+    """The best of several answers for each pair that holds two groups of photos together alone.
+
+    All cameras beyond it depend on it. The answer that most others agree with is the best one, then the largest.
+
+    Args:
+        views: N photos.
+        seeds: coarse matches of the pairs.
+        found: believed pairs.
+        seed: of the draws.
+        threads: as :func:`flow_pairs` has it.
+    """
+    weak = []
+    for pair, matches in found.items():
+        label = groups(len(views), [other for other in found if other != pair])
+        if matches.inliers < PLENTY and label[pair[0]] != label[pair[1]]:
+            weak.append(pair)
+    better = {}
+    with _one_thread(), ThreadPoolExecutor(threads) as pool:
+        for pair in weak:
+            one, other = views[pair[0]], views[pair[1]]
+            more = pool.map(
+                lambda turn, one=one, other=other, pair=pair: _answer(one, other, seeds[pair], seed, turn, _SUBSET),
+                range(PATIENT, PATIENT + _AGAIN),
+            )
+            answers = [found[pair], *(answer for answer in more if answer is not None)]
+            better[pair] = max(
+                answers, key=lambda one: (sum(same_answer(one, other) for other in answers), one.inliers)
+            )
+    return better
+
+
 def believed_matches(one: View, other: View, coarse: Matches, seed: int) -> FlowMatches | None:
     """Flow between two photos, if it deserves trust; None otherwise, which is no failure.
 
@@ -166,7 +206,7 @@ def _answer(one: View, other: View, coarse: Matches, seed: int, attempt: int, sh
 
 
 def _confirmed(answer: FlowMatches, earlier: list[FlowMatches]) -> FlowMatches | None:
-    """The answer, or a better earlier one that it agrees with, if it can be believed; else it joins the earlier ones."""
+    """The answer, or a better earlier one that agrees with it, if it can be believed; else it joins the earlier ones."""
     if answer.inliers >= _SURE[0] and answer.ratio >= _SURE[1]:
         return answer
     agreeing = [one for one in earlier if same_answer(one, answer)]
@@ -218,7 +258,7 @@ def edges_of(found: Mapping[Pair, FlowMatches], working: Sequence[Working]) -> t
 
 
 def _thinned(views: Sequence[View], found: Mapping[Pair, FlowMatches]) -> dict[Pair, FlowMatches]:
-    """Without the weaker corners of photos that no pair needs: where anchors are few, third photos must show them too."""
+    """Without weaker corners that no pair needs: where anchors are few, third photos must show them, too."""
     needed = [np.arange(len(view.all)) < len(view.anchors) for view in views]
     for (i, j), matches in found.items():
         if matches.inliers < PLENTY:

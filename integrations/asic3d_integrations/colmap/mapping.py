@@ -217,9 +217,7 @@ def _held(attempt: _Attempt, model: Any, queue: Sequence[_Attempt]) -> list[_Att
     ]
 
 
-def _candidates(
-    attempt: _Attempt, models: list[Any], graph: MatchGraph, edges: Sequence[Edge]
-) -> Iterator[_Candidate]:
+def _candidates(attempt: _Attempt, models: list[Any], graph: MatchGraph, edges: Sequence[Edge]) -> Iterator[_Candidate]:
     """The models of an attempt, and the same joined, where the focal length is settled and photos are missing."""
     yield _Candidate(attempt.name, models, judge(models[0], graph, edges))
     if not attempt.fixed or models[0].num_reg_images() == len(graph):

@@ -1,7 +1,7 @@
 """Tracks as exact as a detector's, across wide baselines: from photos to a graph of matches and accepted pairs."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,7 +13,7 @@ from asic3d.config import AlignmentConfig, Progress
 from asic3d.orientations import stand_upright
 from asic3d.tracks import MatchGraph, Pair, merged, taking_part, tracks_of
 from asic3d_integrations.colmap.coarse import coarse_backbones, coarse_matches, promising_pairs
-from asic3d_integrations.colmap.edges import Edge, bridges, edges_of, flow_pairs, make_views, star_tracks
+from asic3d_integrations.colmap.edges import Edge, bridges, edges_of, flow_pairs, make_views, star_tracks, strengthened
 from asic3d_integrations.colmap.flow import FlowMatches
 from asic3d_integrations.colmap.self_check import edges_of_matches
 from asic3d_integrations.colmap.sift import GENEROUS, sift_graph
@@ -107,6 +107,7 @@ def refined_graph(
         told=lambda done: told(Progress("flow", done, len(pairs))),
     )
     found |= bridges(views, seeds, found, seed=options.seed, threads=options.threads)
+    found |= strengthened(views, seeds, found, seed=options.seed, threads=options.threads)
     found = dict(sorted(found.items()))
     clock("flow")
     graph = star_tracks(collection.names, working, views, found)
