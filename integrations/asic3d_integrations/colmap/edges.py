@@ -206,7 +206,7 @@ def _answer(one: View, other: View, coarse: Matches, seed: int, attempt: int, sh
 
 
 def _confirmed(answer: FlowMatches, earlier: list[FlowMatches]) -> FlowMatches | None:
-    """The answer, or a better earlier one that agrees with it, if it can be believed; else it joins the earlier ones."""
+    """The answer, or a better earlier one that agrees with it, if it can be believed; else it joins the earlier."""
     if answer.inliers >= _SURE[0] and answer.ratio >= _SURE[1]:
         return answer
     agreeing = [one for one in earlier if same_answer(one, answer)]
