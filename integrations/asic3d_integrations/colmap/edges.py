@@ -144,7 +144,8 @@ def strengthened(
 ) -> dict[Pair, FlowMatches]:
     """The best of several answers for each pair that holds two groups of photos together alone.
 
-    All cameras beyond it depend on it. The answer that most others agree with is the best one, then the largest.
+    All cameras beyond it depend on it. The best is the largest that another one agrees with: the more corners come
+    back, the closer they are.
 
     Args:
         views: N photos.
@@ -167,9 +168,8 @@ def strengthened(
                 range(PATIENT, PATIENT + _AGAIN),
             )
             answers = [found[pair], *(answer for answer in more if answer is not None)]
-            better[pair] = max(
-                answers, key=lambda one: (sum(same_answer(one, other) for other in answers), one.inliers)
-            )
+            agreed = [one for one in answers if sum(same_answer(one, other) for other in answers) > 1]
+            better[pair] = max(agreed or answers[:1], key=lambda one: one.inliers)
     return better
 
 
