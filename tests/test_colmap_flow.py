@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from asic3d.coordinates import unturned_pixels
-from asic3d_integrations.colmap.edges import believed_matches, groups, same_answer, star_tracks
+from asic3d_integrations.colmap.edges import (
+    believed_matches,
+    bridges,
+    groups,
+    same_answer,
+    star_tracks,
+    strengthened,
+)
 from asic3d_integrations.colmap.flow import affine_field, agreeing, make_view, match_by_flow, one_plane, sampson
 from asic3d_integrations.colmap.joining import relative_poses
 from asic3d_integrations.colmap.working import Working, working_photo
@@ -67,6 +74,25 @@ def test_flow_between_strangers_is_not_believed(pair):
     stranger = make_view(texture(2), np.full((SIZE[1], SIZE[0]), 255, np.uint8))
     for seed in range(3):
         assert believed_matches(pair[0], stranger, pair[2:], seed) is None
+
+
+def test_photos_that_nothing_connects_are_asked_until_they_are_and_strangers_stay_alone(pair):
+    one, other, first, second = pair
+    stranger = make_view(texture(2), np.full((SIZE[1], SIZE[0]), 255, np.uint8))
+    seeds = {(0, 1): (first, second), (0, 2): (first, second), (1, 2): (second, first)}
+    assert set(bridges([one, other, stranger], seeds, {})) == {(0, 1)}
+
+
+def test_a_pair_that_alone_holds_photos_together_gets_the_best_of_several_answers(pair):
+    one, other, first, second = pair
+    found = match_by_flow(one, other, first, second)
+    assert found is not None
+    poor = replace(found, inliers=100)
+    better = strengthened([one, other], {(0, 1): (first, second)}, {(0, 1): poor})
+    assert better[0, 1].inliers > 200
+    assert np.median(np.linalg.norm(better[0, 1].second - moved(better[0, 1].first), axis=1)) < 0.2
+    held = {(0, 1): poor, (0, 2): found, (1, 2): found}  # a third photo confirms it
+    assert strengthened([one, other, other], {}, held) == {}
 
 
 def test_two_runs_that_end_elsewhere_are_not_one_answer(pair):
