@@ -24,6 +24,7 @@ large a part of the smaller answer as the third number says is in both. True pai
 that look alike: up to 1.0, but 0.4 at most of the corners."""
 ATTEMPTS, PATIENT = 3, 8
 """Answers that are asked for: where the first is promising, and where a pair would connect two groups of photos."""
+_HARDLY_ANY = 3  # pairs of a photo, below which weaker corners are carried through all pairs around it
 _AGAIN = 6  # more answers for a pair that alone holds photos together
 _BRIDGES = 2  # pairs between groups that are asked in a turn, for each photo
 
@@ -258,14 +259,20 @@ def edges_of(found: Mapping[Pair, FlowMatches], working: Sequence[Working]) -> t
 
 
 def _thinned(views: Sequence[View], found: Mapping[Pair, FlowMatches]) -> dict[Pair, FlowMatches]:
-    """Without weaker corners that no pair needs: where anchors are few, third photos must show them, too."""
+    """Without weaker corners that no pair needs.
+
+    A pair with few anchors needs them. So do the other pairs of its photos where one of the two has hardly any: what
+    three photos show ties it to the rest.
+    """
     needed = [np.arange(len(view.all)) < len(view.anchors) for view in views]
     for (i, j), matches in found.items():
-        if matches.inliers < PLENTY:
+        partners = min(sum(photo in pair for pair in found) for photo in (i, j))
+        if matches.inliers < PLENTY and partners < _HARDLY_ANY:
             needed[i][matches.first_ids] = needed[j][matches.second_ids] = True
     thinned = {}
     for (i, j), matches in found.items():
-        mine, its = needed[i][matches.first_ids], needed[j][matches.second_ids]
+        few = matches.inliers < PLENTY
+        mine, its = (few | needed[k][ids] for k, ids in ((i, matches.first_ids), (j, matches.second_ids)))
         thinned[i, j] = replace(
             matches,
             first_ids=matches.first_ids[mine],
