@@ -106,7 +106,8 @@ def _scrambled(case: Case, share: float, generator) -> Case:
     chosen = generator.permutation(count)[: max(2, round(share * count))]
     order = np.arange(count)
     order[chosen] = np.roll(chosen, 1)
-    keypoints = tuple(case.graph.keypoints[k] for k in order)
+    sides = np.array(case.graph.sizes, np.float32)
+    keypoints = tuple(case.graph.keypoints[k] * (sides[i] - 1) / sides[k] for i, k in enumerate(order))
     back = np.argsort(order)
     matches = {}
     for (i, j), rows in case.graph.matches.items():
