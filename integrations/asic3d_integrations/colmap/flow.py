@@ -278,10 +278,10 @@ def _round(one: View, other: View, first: np.ndarray, second: np.ndarray, strict
     carried = _carry_both(there, back, one.anchors, other.anchors, strictness.back)
     if len(carried.first) < strictness.fewest:
         return carried
-    fundamental, inlier = _epipolar(carried.first, carried.second, strictness.inlier)
-    if fundamental is None or inlier.sum() < strictness.fewest:
+    matrix, inlier = fundamental(carried.first, carried.second, strictness.inlier)
+    if matrix is None or inlier.sum() < strictness.fewest:
         return carried
-    return replace(carried, inlier=inlier, fundamental=fundamental)
+    return replace(carried, inlier=inlier, fundamental=matrix)
 
 
 def _carry_both(there: _Flow, back: _Flow, mine: np.ndarray, theirs: np.ndarray, most: float) -> _Carried:
@@ -292,8 +292,14 @@ def _carry_both(there: _Flow, back: _Flow, mine: np.ndarray, theirs: np.ndarray,
     return _Carried((np.flatnonzero(came_back), np.flatnonzero(came_back_too)), a, b, (there, back))
 
 
-def _epipolar(first: np.ndarray, second: np.ndarray, threshold: float) -> tuple[np.ndarray | None, np.ndarray]:
-    """The fundamental matrix, None where there is none, and its inliers, (M,) bool."""
+def fundamental(first: np.ndarray, second: np.ndarray, threshold: float) -> tuple[np.ndarray | None, np.ndarray]:
+    """The fundamental matrix of matches, (3, 3), None where there is none, and its inliers, (M,) bool.
+
+    Args:
+        first: (M, 2) float64 pixels.
+        second: (M, 2) float64 pixels.
+        threshold: how far from its epipolar line a match may be, pixels.
+    """
     try:
         found, inlier = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, threshold, 0.999, 3000)
     except cv2.error:  # an assertion of its own fails where no sample gives a model
@@ -381,9 +387,9 @@ def _matches(one: View, other: View, carried: _Carried) -> FlowMatches:
     )
 
 
-def sampson(fundamental: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(M,) Sampson distance in pixels of matches (M, 2) each; ``second' F first = 0`` for the true ones."""
+def sampson(matrix: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(M,) Sampson distance in pixels of matches (M, 2) each; ``second' matrix first = 0`` for the true ones."""
     a, b = (np.concatenate([points, np.ones((len(points), 1))], 1) for points in (first, second))
-    line_b, line_a = a @ fundamental.T, b @ fundamental
+    line_b, line_a = a @ matrix.T, b @ matrix
     squared = (line_b[:, :2] ** 2).sum(1) + (line_a[:, :2] ** 2).sum(1)
     return np.abs((b * line_b).sum(1)) / np.sqrt(np.maximum(squared, 1e-24))

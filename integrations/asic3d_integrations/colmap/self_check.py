@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.database import HALF
 from asic3d_integrations.colmap.edges import Edge, groups
-from asic3d_integrations.colmap.flow import sampson
+from asic3d_integrations.colmap.flow import fundamental, sampson
 from asic3d_integrations.colmap.joining import Joints
 
 NO_JOINTS = Joints()
 
 _OFF = 2.0  # median distance to the model's epipolar lines of a pair that contradicts it, expected errors
 _FITTING, _JUDGED, _USED = 0.9, 0.8, 0.5
+_EXCESS, _FLOOR = 1.2, 0.05
+"""A model of rigid things keeps to each pair as closely as the pair's own epipolar geometry: 0.9 to 1.05 times as far
+off, over all pairs, on real and rendered photos; 1.4 to 2.6 where the object bends. The floor is added to both, in
+expected errors of a keypoint, so that perfect matches divide as well."""
 _FEWEST = 3
 _FOCAL = (0.35, 12.0)  # focal length over the longer side that lenses have: fish-eye to long telephoto
 _TIED = (30, 0.9)
@@ -45,6 +48,7 @@ class Verdict:
         focal: smallest and largest focal length over the photo's longer side.
         error: what the judged pairs' matches are off the model's epipolar lines, pixels: the median of each, and of all
             pairs the mean; NaN where none could be judged.
+        excess: how much that is of what they are off the best epipolar geometry of their own, the median of all pairs.
     """
 
     trusted: bool
@@ -56,6 +60,7 @@ class Verdict:
     used: float
     focal: tuple[float, float]
     error: float = float("nan")
+    excess: float = float("nan")
 
     @property
     def words(self) -> str:
@@ -92,6 +97,7 @@ def judge(model: Any, graph: MatchGraph, edges: Sequence[Edge], joints: Joints =
         used=_used(model, graph, set(images)),
         focal=(min(ratios, default=float("nan")), max(ratios, default=float("nan"))),
         error=float(np.mean(off)) if off else float("nan"),
+        excess=_excess(judged, off, max(graph.deviation, 1)),
     )
     doubts = _doubts(verdict, len(judged), len(edges), len(bad), _alone(images, judged, bad))
     loose = _loose(model, graph, [edge for edge in judged if edge.pair not in bad])
@@ -134,6 +140,11 @@ def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) 
             f"{bad} of {judged} pairs of photos contradict it: the object is not rigid, the photos show different "
             "objects, or sides that look alike were taken for one."
         )
+    if verdict.excess > _EXCESS:
+        found.append(
+            f"Matches are {verdict.excess:.1f} times as far off the model as off their pairs' own geometry: the object "
+            "bends or moves between the photos, or parts of the model are wrong."
+        )
     if alone:
         found.append(f"{alone} photos hang on no pair that agrees with the model.")
     if verdict.used < _USED:
@@ -151,6 +162,17 @@ def _praise(verdict: Verdict, judged: int) -> str:
         f"{verdict.photos} of {verdict.of} photos are registered; {verdict.fitting:.0%} of {judged} pairs agree with "
         f"the model, which explains {verdict.used:.0%} of the tracks' points."
     )
+
+
+def _excess(judged: Sequence[Edge], off: Sequence[float], unit: float) -> float:
+    """The median of all pairs' errors in proportion to those of their own fundamental matrices; NaN without pairs."""
+    ratios = []
+    for edge, value in zip(judged, off, strict=True):
+        matrix, _ = fundamental(edge.first, edge.second, unit)
+        if matrix is not None:
+            own = float(np.median(sampson(matrix, edge.first, edge.second)))
+            ratios.append((value + _FLOOR * unit) / (own + _FLOOR * unit))
+    return float(np.median(ratios)) if ratios else float("nan")
 
 
 def _alone(images: dict, judged: Sequence[Edge], bad: dict[Pair, float]) -> int:
@@ -208,8 +230,7 @@ def _distances(model, images: dict, edge: Edge) -> np.ndarray:
     x, y, z = t2 - rotation @ t1
     essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ rotation
     scale = [np.diag([1 / f, 1 / f, 1.0]) for f in focal]
-    fundamental = scale[1] @ essential @ scale[0]
-    found = sampson(fundamental, rays[0] * focal[0], rays[1] * focal[1])
+    found = sampson(scale[1] @ essential @ scale[0], rays[0] * focal[0], rays[1] * focal[1])
     return np.where(np.isfinite(found), found, np.inf)
 
 
@@ -232,15 +253,9 @@ def edges_of_matches(graph: MatchGraph) -> tuple[Edge, ...]:
         if len(rows) < _PAIR[0]:
             continue
         first, second = (graph.keypoints[k][rows[:, n]].astype(np.float64) for n, k in enumerate((i, j)))
-        try:
-            matrix, inlier = cv2.findFundamentalMat(
-                first, second, cv2.USAC_MAGSAC, 1.5 * max(graph.deviation, 1), 0.999, 3000
-            )
-        except cv2.error:  # it fails on an assertion of its own where no sample gives a model
+        matrix, kept = fundamental(first, second, 1.5 * max(graph.deviation, 1))
+        if matrix is None:
             continue
-        if matrix is None or matrix.shape != (3, 3):
-            continue
-        kept = inlier.ravel().astype(bool)
         if kept.sum() >= _PAIR[0] and kept.mean() >= _PAIR[1]:
             found.append(Edge((i, j), first[kept], second[kept], float(kept.mean())))
     return tuple(found)
