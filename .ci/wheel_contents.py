@@ -15,7 +15,8 @@ def main(wheel: str) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     if tops != PACKAGES:
         sys.exit(f"The wheel holds {sorted(tops)}, not {sorted(PACKAGES)}.")
-    data = {"asic3d/py.typed", *(f"asic3d_integrations/report.{kind}" for kind in ("html", "css", "js"))}
+    pages = (f"{page}.{kind}" for page in ("report", "explorer") for kind in ("html", "css", "js"))
+    data = {"asic3d/py.typed", *(f"asic3d_integrations/{name}" for name in (*pages, "explorer_maps.js"))}
     if data - names:
         sys.exit(f"The wheel lacks {sorted(data - names)}.")
     for package in PACKAGES:

@@ -141,13 +141,15 @@ def read_tracks(path: Path, names: tuple[str, ...], sizes: tuple[tuple[int, int]
         raise damaged
     track, photo, points = arrays["track"], arrays["photo"], arrays["xy"]
     theirs = [str(name) for name in arrays["names"].ravel()]
-    fits = track.ndim == 1 and photo.shape == track.shape and points.shape == (len(track), 2)
-    if not fits or arrays["sizes"].shape != (len(theirs), 2) or not np.isfinite(points).all():
+    shapes = track.ndim == 1 and photo.shape == track.shape and points.shape == (len(track), 2)
+    if not shapes or arrays["sizes"].shape != (len(theirs), 2) or not np.isfinite(points).all():
         raise damaged
-    if len(track) and not (0 <= photo.min() and photo.max() < len(theirs) and 0 <= track.min() < 2**31 > track.max()):
+    if len(track) and (min(photo.min(), track.min()) < 0 or photo.max() >= len(theirs) or track.max() >= 2**31):
         raise damaged
     known = dict(zip(names, sizes, strict=True))
-    if any(known.get(name, tuple(size)) != tuple(size) for name, size in zip(theirs, arrays["sizes"].tolist(), strict=True)):
+    if any(
+        known.get(name, tuple(size)) != tuple(size) for name, size in zip(theirs, arrays["sizes"].tolist(), strict=True)
+    ):
         raise damaged
     place = np.array([names.index(name) if name in known else -1 for name in theirs] or [0])
     rows = np.column_stack([track, place[photo], points]).astype(np.float64)

@@ -159,8 +159,8 @@ def _cells_at(cells: Tensor, points: np.ndarray, size: tuple[int, int]) -> np.nd
 def look_up(photo: PhotoMap, sizes: "list[tuple[int, int]] | tuple[tuple[int, int], ...]", x: float, y: float):
     """What the page answers for a point of a photo.
 
-    Of the four samples around the point, those on the object count. Where all four do, and their answers in a target lie
-    close together, the answer is their bilinear mean; else that of the one that weighs most.
+    Of the four samples around the point, those on the object count. Where all four do, and their answers in a target
+    lie close together, the answer is their bilinear mean; else that of the one that weighs most.
 
     Args:
         photo: the map of the source photo.
@@ -184,7 +184,9 @@ def look_up(photo: PhotoMap, sizes: "list[tuple[int, int]] | tuple[tuple[int, in
     for target, size in enumerate(sizes):
         steps = photo.answers[target][:, [corners[corner] for corner in kept]].astype(int)
         if len(kept) == 4 and np.ptp(steps[:2], axis=1).max() <= limit:
-            value = [sum(weight * number for weight, number in zip(weights, row, strict=True)) for row in steps.tolist()]
+            value = [
+                sum(weight * number for weight, number in zip(weights, row, strict=True)) for row in steps.tolist()
+            ]
         else:
             value = steps[:, kept.index(heaviest)].tolist()
         longest = max(size)
@@ -202,8 +204,6 @@ def _around(number: np.ndarray, u: float, v: float) -> tuple[list[int], list[flo
     rows, columns = number.shape
     u, v = min(max(u, 0), columns - 1), min(max(v, 0), rows - 1)
     i, j = max(0, min(math.floor(u), columns - 2)), max(0, min(math.floor(v), rows - 2))
-    corners = [
-        int(number[b, a]) if a < columns and b < rows else -1 for b in (j, j + 1) for a in (i, i + 1)
-    ]
+    corners = [int(number[b, a]) if a < columns and b < rows else -1 for b in (j, j + 1) for a in (i, i + 1)]
     p, q = u - i, v - j
     return corners, [(1 - p) * (1 - q), p * (1 - q), (1 - p) * q, p * q]
