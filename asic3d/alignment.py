@@ -26,22 +26,27 @@ from asic3d.correspondences import (
     nearest_neighbour_space,
     transfer,
 )
-from asic3d.errors import AlignmentError, ConfigError
+from asic3d.devices import choose_device
+from asic3d.errors import AlignmentError
 from asic3d.fitting import Checkpoint
 from asic3d.foreground import full_mask
-from asic3d.judgement import fit_warnings, object_warnings, photo_fits, standing_warnings
+from asic3d.judgement import (
+    fit_warnings,
+    object_warnings,
+    outlier_warnings,
+    photo_fits,
+    standing_warnings,
+    training_warnings,
+    unrelated_warnings,
+)
 from asic3d.layout import Layout, lay_out
 from asic3d.optimisation import Trained
-from asic3d.orientations import UNRELATED
 from asic3d.parts import full_parts, object_parts, part_shares
 from asic3d.propagation import propagate
 from asic3d.screening import Photos, screen, timed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-UNTRAINED = 0.5
-"""Share of agreeing matches below which a trained network has not brought the photos together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,7 +337,9 @@ def align(
             confidence, by_pair = cell_confidence(laid.space, laid.cells, laid.pairs)
     alignment = _judged(photos, laid, confidence, by_pair, backbone.name, seconds)
     if photos.outliers:
-        alignment = _with_outliers(alignment, collection, photos.outliers)
+        from asic3d.adding import with_outliers
+
+        alignment = with_outliers(alignment, collection, photos.outliers)
     if place is not None:
         place.path.unlink(missing_ok=True)
     return alignment
@@ -365,9 +372,9 @@ def _judged(
         warnings=(
             *object_warnings(photos.collection.names, foreground.whole),
             *fit_warnings(photos.collection.names, fits),
-            *_training_warnings(config, quality),
-            *_unrelated_warnings(quality),
-            *_outlier_warnings(photos.outliers),
+            *(training_warnings(quality) if config.mapping == "network" else ()),
+            *unrelated_warnings(quality),
+            *outlier_warnings(photos.outliers),
             *standing_warnings(photos.collection.names, maps.quarters.tolist(), photos.flips.tolist()),
         ),
         backbone=backbone,
@@ -377,55 +384,6 @@ def _judged(
         mirrored=tuple(photos.flips.tolist()),
         pairs=len(laid.pairs),
     )
-
-
-def _with_outliers(alignment: Alignment, collection: Collection, outliers: tuple[str, ...]) -> Alignment:
-    """The photos that show something else, placed as well as can be, and all photos in the collection's order again."""
-    from asic3d.adding import add_photos
-
-    alignment = add_photos(alignment, [collection[name] for name in outliers], stranger=True)
-    order = [alignment.names.index(name) for name in collection.names]
-    space = alignment.space
-    return dataclasses.replace(
-        alignment,
-        collection=collection,
-        space=dataclasses.replace(
-            space,
-            descriptors=space.descriptors[order],
-            canonical=space.canonical[order],
-            foreground=space.foreground[order],
-            valid=space.valid[order],
-        ),
-        features=alignment.features[order],
-        confidence=alignment.confidence[order],
-        masks=tuple(alignment.masks[index] for index in order),
-        turns=tuple(alignment.turns[index] for index in order),
-        mirrored=tuple(alignment.mirrored[index] for index in order),
-        outliers=outliers,
-    )
-
-
-def choose_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda' or 'cuda:N' as a device.
-
-    Raises:
-        ConfigError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"There is no device '{name}'; choose 'auto', 'cpu', 'cuda' or 'cuda:N'.") from None
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise ConfigError(
-            f"The device '{name}' was asked for, and torch finds {found or 'no'} CUDA device{'s' * (found != 1)} here; "
-            "use --device auto or cpu."
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"asic3d runs on 'cpu' and 'cuda', not on '{name}'; use --device auto.")
-    return device
 
 
 def _as_points(points: Any) -> Tensor:
@@ -453,25 +411,3 @@ def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str)
         backbone,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def _unrelated_warnings(quality: dict[str, float]) -> Iterator[str]:
-    if quality.get("support", UNRELATED) < UNRELATED:
-        yield "These photos do not seem to show one thing: hardly any two of them agree on where anything lies."
-
-
-def _outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
-    for name in outliers:
-        yield (
-            f"'{name}' seems to show something else than the other photos: it had no say in the alignment. If it shows "
-            "the same, align with --set outliers=false."
-        )
-
-
-def _training_warnings(config: AlignmentConfig, quality: dict[str, float]) -> Iterator[str]:
-    """A map that one network makes closes every cycle, also before it is trained: only the matches tell."""
-    if config.mapping == "network" and quality["agreeing_matches"] < UNTRAINED:
-        yield (
-            f"Only {quality['agreeing_matches']:.0%} of the matches agree with the trained map: the photos are not "
-            "brought together yet, however confident it looks. Train longer: more steps, and restart_period with them."
-        )

@@ -154,7 +154,7 @@ def find_best_buddies(
     size = cells.index.shape[1]
     own = torch.arange(size, device=values.device)
     found = []
-    for chunk in pairs.split(max(1, _CHUNK // size**2)):
+    for chunk in pairs.split(max(1, _CHUNK // max(1, size**2))):
         i, j = chunk.T
         score = left[i] @ right[j].transpose(1, 2)
         forward, backward = score.max(2).indices, score.max(1).indices  # several times faster than argmax across rows

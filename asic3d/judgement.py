@@ -10,6 +10,11 @@ from asic3d.photo_folder import shown
 
 OUTLIER = 0.4
 """A photo whose fit is below this share of the usual one does not belong to the others."""
+UNRELATED = 0.0015
+"""Support of the usual photo below which the photos show no one thing. Measured with the embedded network: 0.0002 to
+0.0006 for six photos of six things, 0.004 to 0.3 for thirteen collections of one thing."""
+UNTRAINED = 0.5
+"""Share of agreeing matches below which a trained network has not brought the photos together."""
 _ONE_PLACE = 0.15  # canonical units
 
 
@@ -49,6 +54,30 @@ def standing_warnings(names: Sequence[str], turns: Sequence[int], mirrored: Sequ
         yield (
             f"Mirrored for the alignment, because most others face the other way: {flipped}. If what they show is "
             "another side of one and the same object, align with --set flips=false."
+        )
+
+
+def unrelated_warnings(quality: dict[str, float]) -> Iterator[str]:
+    """That the photos show no one thing, from the figures of an alignment."""
+    if quality.get("support", UNRELATED) < UNRELATED:
+        yield "These photos do not seem to show one thing: hardly any two of them agree on where anything lies."
+
+
+def outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
+    """The photos that show something else, by name."""
+    for name in outliers:
+        yield (
+            f"'{name}' seems to show something else than the other photos: it had no say in the alignment. If it shows "
+            "the same, align with --set outliers=false."
+        )
+
+
+def training_warnings(quality: dict[str, float]) -> Iterator[str]:
+    """A map that one network makes closes every cycle, also before it is trained: only the matches tell."""
+    if quality["agreeing_matches"] < UNTRAINED:
+        yield (
+            f"Only {quality['agreeing_matches']:.0%} of the matches agree with the trained map: the photos are not "
+            "brought together yet, however confident it looks. Train longer: more steps, and restart_period with them."
         )
 
 

@@ -21,6 +21,7 @@ from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig
 from asic3d.coordinates import cell_centres, photo_cells
 from asic3d.features import extract_oriented, principal_axes
+from asic3d.judgement import UNRELATED
 
 MIRRORED = 4
 """Orientation ``k + MIRRORED`` is: turned by k quarters (counter-clockwise), then mirrored left to right."""
@@ -33,9 +34,6 @@ UPRIGHT = 1.5
 """By what factor a turn must be better than none: most photos stand upright."""
 _UNLIKE = 0.15
 """A photo whose support is below this share of the usual one shows something else."""
-UNRELATED = 0.0015
-"""Support of the usual photo below which the photos show no one thing. Measured with the embedded network: 0.0002 to
-0.0006 for six photos of six things, 0.004 to 0.3 for thirteen collections of one thing."""
 _CHANNELS = 64
 _GLANCE = (160, 20)
 """Side of the backbone's input, pixels, and cells along it, when all photos are looked at in all turns."""

@@ -168,9 +168,32 @@ def test_figures_of_what_is_counted_twice_are_means_over_pairs():
     )
 
 
-def test_a_photo_that_does_not_fit_is_warned_of_and_makes_the_figures_worse(toy, five, tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (180, 240, 3), np.uint8)).save(tmp_path / "odd.png")
-    found = five.add(tmp_path / "odd.png")
+@pytest.fixture
+def odd(tmp_path):
+    """A photo of nothing."""
+    noise = np.random.default_rng(0).integers(0, 256, (180, 240, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "odd.png")
+    return tmp_path / "odd.png"
+
+
+def test_a_photo_of_something_else_is_found_out(toy, five, odd):
+    found = five.add(odd, toy.collection[NEW])
+    assert found.outliers == ("odd.png",)
+    assert sum(sentence.startswith("'odd.png' seems to show something else") for sentence in found.warnings) == 1
+    alone = five.add(toy.collection[NEW])
+    assert found.quality == pytest.approx(alone.quality)  # it has no say in what is said of the others
+    fits = photo_fits(found.confidence.flatten(1), found.space.foreground)
+    assert float(fits[5]) < 0.1 * float(fits[6])
+
+
+def test_two_photos_are_too_few_to_find_a_stranger(toy, five, odd):
+    two = dataclasses.replace(five, outliers=five.names[2:])
+    assert two.add(odd).outliers == five.names[2:]
+
+
+def test_a_photo_that_does_not_fit_is_warned_of_and_makes_the_figures_worse(toy, five, odd):
+    five = dataclasses.replace(five, config=dataclasses.replace(five.config, outliers=False))
+    found = five.add(odd)
     fits = photo_fits(found.confidence.flatten(1), found.space.foreground)
     assert float(fits[-1]) < 0.4 * float(fits[:-1].median())
     assert found.quality["weakest_photo"] == pytest.approx(float(fits[-1]))

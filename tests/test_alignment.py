@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from asic3d.alignment import Alignment, align, choose_device
+from asic3d.alignment import Alignment, align
 from asic3d.collection import Collection, load_collection
 from asic3d.config import AlignmentConfig
+from asic3d.devices import choose_device
 from asic3d.errors import AlignmentError, CollectionError, CollectionWarning, ConfigError, StorageError
 from asic3d.judgement import photo_fits
 from asic3d.storage import write_safetensors

@@ -15,13 +15,13 @@ from asic3d.best_buddies import BestBuddies
 from asic3d.coordinates import cell_centres
 from asic3d.features import extract_features
 from asic3d.foreground import find_foreground
+from asic3d.judgement import UNRELATED
 from asic3d.orientations import (
     _UNLIKE,
     INVERSES,
     MATRICES,
     MIRRORED,
     PRODUCTS,
-    UNRELATED,
     UPRIGHT,
     _table,
     find_flips,

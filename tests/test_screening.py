@@ -174,7 +174,7 @@ def test_a_stranger_without_matches_is_placed(toy, tmp_path, monkeypatch):
     def none_matches(*_):
         raise AlignmentError("Nothing in the new photo can be matched with the others; is it the same object?")
 
-    monkeypatch.setattr(adding, "_place", none_matches)
+    monkeypatch.setattr(adding, "placed", none_matches)
     Image.new("RGB", (60, 40), (10, 200, 90)).save(tmp_path / "odd.png")
     with pytest.raises(AlignmentError):
         add_photos(toy.alignment, [tmp_path / "odd.png"])

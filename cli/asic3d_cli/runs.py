@@ -72,8 +72,8 @@ def align_folder(
         The alignment, and the seconds of every stage, from loading the photos to writing the report.
     """
     import asic3d
-    from asic3d.alignment import choose_device
     from asic3d.backbones import check_backbone
+    from asic3d.devices import choose_device
 
     choose_device(config.device)  # what is wrong is said before the photos are loaded
     check_backbone(config.backbone, config.weights)

@@ -150,7 +150,7 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
             POOR,
             "These photos are all the same picture, or without shapes: there is nothing to compare in them.",
         )
-    from asic3d.orientations import UNRELATED
+    from asic3d.judgement import UNRELATED
 
     if _untrained(alignment):
         return POOR, "The training has not brought the photos together yet; points are mostly guesses."
@@ -175,7 +175,7 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
 
 def _untrained(alignment: "Alignment") -> bool:
     """Whether a network maps the photos that has hardly learned: its map closes every cycle from the start."""
-    from asic3d.alignment import UNTRAINED
+    from asic3d.judgement import UNTRAINED
 
     return alignment.config.mapping == "network" and alignment.quality["agreeing_matches"] < UNTRAINED
 

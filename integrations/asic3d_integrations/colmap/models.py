@@ -30,9 +30,36 @@ def read_model(folder: Path) -> Any:
     if not any((folder / f"images.{ending}").is_file() for ending in ("bin", "txt")):
         raise StorageError(f"There is no model of COLMAP in '{folder}'; it would hold images.bin and cameras.bin.")
     try:
+        _check_whole(folder)
         return pycolmap.Reconstruction(folder)
     except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # a file that is cut off asks for any memory
         raise StorageError(f"The model of COLMAP in '{folder}' can't be read; make it again.") from error
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises ValueError where a binary file is cut off: COLMAP would take minutes and all memory to fail.
+
+    Walks from one variable length to the next. An image is 64 bytes, its name, a zero, how many points it has, and 24
+    bytes for each; a point is 43 bytes, how many images show it, and 8 bytes for each.
+    """
+    for name, fixed, named, each in (("images.bin", 64, True, 24), ("points3D.bin", 43, False, 8)):
+        if not (folder / name).is_file():
+            continue
+        content = (folder / name).read_bytes()
+        count, place = _number(content, 0), 8
+        for _ in range(count):
+            place += fixed
+            if named:
+                place = content.index(b"\0", place) + 1
+            place += 8 + each * _number(content, place)
+        if place != len(content):
+            raise ValueError(f"{name} holds {len(content)} bytes, not {place}")
+
+
+def _number(content: bytes, place: int) -> int:
+    if place + 8 > len(content):
+        raise ValueError("a number is cut off")
+    return int.from_bytes(content[place : place + 8], "little")
 
 
 def poses_of(model: Any) -> dict[str, Pose]:
