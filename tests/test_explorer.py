@@ -405,7 +405,7 @@ def many(folder, count: int):
     """``count`` photos of 1600 x 1200, full of an object, with noise in them and in the answers."""
     rng = np.random.default_rng(5)
     planted = plant(folder)
-    scene = cv2.resize(picture(0), (1024, 768), interpolation=cv2.INTER_CUBIC)
+    scene = cv2.resize(picture(0), (448, 336), interpolation=cv2.INTER_CUBIC)
     photos = []
     for index in range(count):
         pixels = np.clip(scene + rng.normal(0, 25, scene.shape), 0, 255).astype(np.uint8)

@@ -11,7 +11,7 @@ const tiles = [...document.querySelectorAll(".tile")].map((figure) => {
   const index = figure.dataset.photo === "plane" ? PLANE : Number(figure.dataset.photo);
   return {
     index, figure, box, canvas, context: canvas.getContext("2d"), layer: figure.querySelector(".layer"),
-    text: figure.querySelector(".answer"), width: 0, height: 0, visible: true, drawn: false,
+    text: figure.querySelector(".answer"), width: 0, height: 0, visible: true, drawn: false, region: null, count: 0,
   };
 });
 const tileOf = (index) => tiles.find((tile) => tile.index === index);
@@ -21,7 +21,7 @@ const nameOf = (index) => index === PLANE ? "All photos in one" : `${index + 1} 
 
 let point = null;   // {source, x, y}, original pixels or cells of the plane
 let kept = false;   // it stays where it is while the mouse moves
-let region = null;  // {source, box, chosen: for each photo the samples in it}
+let region = null;  // {source, box, chosen: for each photo the samples in it, as {taken, order}}
 let tracks = null;  // {byPhoto, byTrack} of the exported tracks
 let tool = "point";
 let waiting = 0, telling = 0;
@@ -57,11 +57,11 @@ function choose(area, test) {
   const photos = area.source === PLANE ? maps.keys() : [area.source];
   for (const index of photos) {
     const map = maps[index];
-    area.chosen[index] ??= new Uint8Array(map.count);
+    const { taken, order } = area.chosen[index] ??= { taken: new Uint8Array(map.count), order: [] };
     for (let k = 0; k < map.count; k++) {
       const x = area.source === PLANE ? fromSteps(map.place[0][k], facts.grid) : map.x[k];
       const y = area.source === PLANE ? fromSteps(map.place[1][k], facts.grid) : map.y[k];
-      if (test(x, y)) area.chosen[index][k] = 1;
+      if (!taken[k] && test(x, y)) { taken[k] = 1; order.push(k); }
     }
   }
 }
@@ -105,8 +105,12 @@ function draw() {
   for (const tile of tiles) {
     if (!tile.visible || !tile.width) continue;
     const { context } = tile;
+    if (region && tile.region === region) {  // a region only grows: what is drawn of it stays
+      drawRegion(tile);
+      continue;
+    }
     if (tile.drawn) context.clearRect(0, 0, tile.width, tile.height);
-    tile.drawn = Boolean(point || region);
+    [tile.drawn, tile.region, tile.count] = [Boolean(point || region), region, 0];
     if (region) drawRegion(tile);
     if (!point) continue;
     if (track) for (const row of track) if (row.photo === tile.index) drawTrack(tile, row);
@@ -145,13 +149,14 @@ function drawMark(tile, mark) {
   context.globalAlpha = 0.3 + 0.7 * strength;
   context.beginPath();
   context.arc(x, y, 4.5 + 2 * strength, 0, 7);
-  if (guess) context.setLineDash([3, 3]);
-  else { context.fillStyle = MARK; context.fill(); }
+  context.fillStyle = guess ? "rgb(255 255 255 / .35)" : MARK;
+  context.fill();
   context.lineWidth = 4;
   context.strokeStyle = DARK;
   context.stroke();
   context.lineWidth = 2;
   context.strokeStyle = guess ? MARK : "#fff";
+  if (guess) context.setLineDash([3, 3]);
   context.stroke();
   context.setLineDash([]);
   drawNumber(tile, mark.confidence.toFixed(2), x, y);
@@ -185,13 +190,12 @@ function drawRegion(tile) {
   const own = source === PLANE ? tile.index : source;
   if (tile.index === source && box) drawBox(tile, box);
   if (own === PLANE || !chosen[own]) return;
-  const map = maps[own];
-  if (tile.index === own) {
-    fillCells(tile, map, chosen[own], null, null, source === PLANE ? map.sure : null);
-  } else if (source !== PLANE) {
-    const [px, py, sure] = tile.index === PLANE ? [...map.place, map.sure] : map.answers[tile.index];
-    fillCells(tile, map, chosen[own], px, py, sure);
-  }
+  const map = maps[own], { order } = chosen[own];
+  if (tile.count === order.length) return;
+  const samples = order.slice(tile.count);
+  if (tile.index === own) fillCells(tile, map, samples, null, null, source === PLANE ? map.sure : null);
+  else fillCells(tile, map, samples, ...(tile.index === PLANE ? [...map.place, map.sure] : map.answers[tile.index]));
+  tile.count = order.length;
 }
 
 function drawBox(tile, [x0, y0, x1, y1]) {
@@ -204,23 +208,22 @@ function drawBox(tile, [x0, y0, x1, y1]) {
   }
 }
 
-// Fills what each chosen sample stands for, paler where it is less sure. Without answers it is drawn in its own photo.
-function fillCells(tile, map, chosen, px, py, sure) {
+// Fills what each of the samples stands for, paler where it is less sure. Without answers it is drawn in its own photo.
+function fillCells(tile, map, samples, px, py, sure) {
   const levels = [[new Path2D(), 0.18], [new Path2D(), 0.4], [new Path2D(), 0.62]];
   const [width, height] = sideOf(tile.index);
   const scale = Math.max(width, height) / facts.steps * tile.width / width;
   const plain = facts.steps / Math.max(map.rows, map.columns);
   const step = px ? null : [map.width / map.columns * tile.width / width, map.height / map.rows * tile.height / height];
-  for (let k = 0; k < map.count; k++) {
-    if (!chosen[k]) continue;
+  for (const k of samples) {
     let x, y, right, down;
     if (px) {
       [x, y] = [(px[k] - facts.steps) * scale, (py[k] - facts.steps) * scale];
-      right = (slope(map, px, py, k, 1, 0) ?? [plain, 0]).map((value) => value * scale * 0.53);
-      down = (slope(map, px, py, k, 0, 1) ?? [0, plain]).map((value) => value * scale * 0.53);
+      right = (slope(map, px, py, k, 1, 0) ?? [plain, 0]).map((value) => value * scale * 0.6);
+      down = (slope(map, px, py, k, 0, 1) ?? [0, plain]).map((value) => value * scale * 0.6);
     } else {
       [x, y] = inTile(tile, map.x[k], map.y[k]);
-      [right, down] = [[step[0] * 0.53, 0], [0, step[1] * 0.53]];
+      [right, down] = [[step[0] * 0.6, 0], [0, step[1] * 0.6]];
     }
     if (right[0] * down[1] < right[1] * down[0]) right = [-right[0], -right[1]];  // all the same way round: no holes
     const confidence = sure ? sure[k] / 255 : 1;
@@ -233,6 +236,12 @@ function fillCells(tile, map, chosen, px, py, sure) {
   }
   tile.context.fillStyle = MARK;
   for (const [path, alpha] of levels) {
+    if (tile.count) {  // where cells lie over those that were drawn before, they don't add up
+      tile.context.globalCompositeOperation = "destination-out";
+      tile.context.globalAlpha = 1;
+      tile.context.fill(path);
+      tile.context.globalCompositeOperation = "source-over";
+    }
     tile.context.globalAlpha = alpha;
     tile.context.fill(path);
   }
@@ -286,9 +295,9 @@ function regionWords(tile) {
   if (tile.index === source || tile.index === PLANE) return tile.index === source ? "here" : "";
   const own = source === PLANE ? tile.index : source;
   const sure = source === PLANE ? maps[own].sure : maps[own].answers[tile.index][2];
-  let sum = 0, count = 0;
-  (chosen[own] ?? []).forEach((taken, k) => { if (taken) { sum += sure[k]; count++; } });
-  return count ? (sum / count / 255).toFixed(2) : "not seen";
+  const order = chosen[own]?.order ?? [];
+  const sum = order.reduce((total, k) => total + sure[k], 0);
+  return order.length ? (sum / order.length / 255).toFixed(2) : "not seen";
 }
 
 // ---- mouse, touch and keys ------------------------------------------------------------------------------------------
@@ -524,6 +533,7 @@ function watchTiles() {
       [tile.width, tile.height] = [contentRect.width, contentRect.height];
       [tile.canvas.width, tile.canvas.height] = [Math.round(tile.width * ratio), Math.round(tile.height * ratio)];
       tile.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      tile.region = null;  // a canvas of another size is empty
     }
     changed();
   });

@@ -18,6 +18,8 @@ from torch import Tensor, from_numpy
 from asic3d.coordinates import pixels_to_normalised
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from asic3d import Alignment
 
 LONGEST = 64
@@ -27,8 +29,8 @@ STEPS = 16384
 CLOSE = 4
 """Four neighbouring samples' answers are interpolated where they are at most this many sample widths apart."""
 _MOST_CYCLE = 1.5  # longer sides of the source: more than the diagonal of a square
-_ANSWERS = 1_700_000
-"""Most answers of a page, six bytes each before they are packed; 30 photos have that many at some 2000 samples."""
+_ANSWERS = 1_500_000
+"""Most answers of a page, six bytes each before they are packed; 30 photos have that many at some 1700 samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ def to_steps(places: np.ndarray, longest: int) -> np.ndarray:
     return np.rint((np.asarray(places) + 0.5) * (STEPS / longest) + STEPS).clip(0, 65535).astype(np.uint16)
 
 
-def from_steps(steps: np.ndarray, longest: int) -> np.ndarray:
+def from_steps(steps: "ArrayLike", longest: int) -> np.ndarray:
     """The opposite of :func:`to_steps`: float64."""
     return (np.asarray(steps, np.float64) - STEPS) * longest / STEPS - 0.5
 
@@ -95,7 +97,7 @@ def cycle_to_steps(error: np.ndarray, longest: int) -> np.ndarray:
     return np.rint(255 * np.sqrt(np.clip(np.asarray(error) / (_MOST_CYCLE * longest), 0, 1))).astype(np.uint16)
 
 
-def cycle_from_steps(steps: np.ndarray, longest: int) -> np.ndarray:
+def cycle_from_steps(steps: "ArrayLike", longest: int) -> np.ndarray:
     """The opposite of :func:`cycle_to_steps`: float64."""
     return np.asarray(steps, np.float64) ** 2 * (_MOST_CYCLE / 65025) * longest
 
@@ -106,7 +108,7 @@ def packed(values: np.ndarray) -> str:
     change = np.diff(rows, axis=1, prepend=np.zeros((len(rows), 1), np.uint16)).astype(np.int16)
     folded = ((change << 1) ^ (change >> 15)).astype(np.uint16)  # small ones of either sign become small numbers
     planes = np.stack([folded & 255, folded >> 8]).astype(np.uint8)
-    return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode()
 
 
 def sample_photos(alignment: "Alignment") -> list[Samples]:
