@@ -16,7 +16,7 @@ def main(wheel: str) -> None:
     if tops != PACKAGES:
         sys.exit(f"The wheel holds {sorted(tops)}, not {sorted(PACKAGES)}.")
     pages = (f"{page}.{kind}" for page in ("report", "explorer") for kind in ("html", "css", "js"))
-    data = {"asic3d/py.typed", *(f"asic3d_integrations/{name}" for name in (*pages, "explorer_maps.js"))}
+    data = {"asic3d/py.typed", *(f"asic3d_integrations/{name}" for name in (*pages, "explorer_maps.js", "explorer_drawing.js"))}
     if data - names:
         sys.exit(f"The wheel lacks {sorted(data - names)}.")
     for package in PACKAGES:

@@ -36,7 +36,8 @@ TRACKS = Path("colmap") / "tracks.npz"
 """Where a run has tracks, if they were exported."""
 MOST_TRACKS = 4000
 """Tracks that the page holds: those in the most photos."""
-_PARTS = ("explorer.html", "explorer.css", "explorer_maps.js", "explorer.js")
+_SCRIPTS = ("explorer_maps.js", "explorer_drawing.js", "explorer.js")
+_PARTS = ("explorer.html", "explorer.css", *_SCRIPTS)
 _STAMP = re.compile(rb'<meta name="asic3d-made-from" content="([0-9a-f]{64})">')
 _HEAD = 4096  # bytes of a page, among which its stamp is
 _ARRAYS = {"track": "iu", "photo": "iu", "xy": "f", "names": "U", "sizes": "iu"}
@@ -68,7 +69,7 @@ def explorer_page(
         blocks.append(maps.map_photo(alignment, samples, index).packed)
         if progress is not None:
             progress(Progress("exploring", index + 1, len(views)))
-    script = _read("explorer_maps.js") + _read("explorer.js")
+    script = "".join(map(_read, _SCRIPTS))
     style = _read("explorer.css")
     page = Template(_read("explorer.html")).substitute(
         version=__version__,
