@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
@@ -61,6 +62,7 @@ class Chromium:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self._in], [], [], 60)[0], "the browser does not answer"
             piece = os.read(self._in.fileno(), 1 << 20)
             assert piece, "the browser is gone"
             self._rest += piece
