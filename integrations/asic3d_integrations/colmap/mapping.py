@@ -203,7 +203,7 @@ def _held(attempt: _Attempt, model: Any, queue: Sequence[_Attempt]) -> list[_Att
     if len(attempt.cameras.cameras) > 1 or model.num_reg_images() < 3:
         return []
     focal = float(next(iter(model.cameras.values())).mean_focal_length())
-    given = attempt.cameras.cameras[0]
+    given = next(iter(attempt.cameras.cameras))
     if not _PLAUSIBLE[0] < focal / max(given.size) < _PLAUSIBLE[1]:
         return []
     tried = [camera.focal for one in queue if one.fixed for camera in one.cameras.cameras[:1]]
