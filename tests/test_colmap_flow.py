@@ -1,12 +1,21 @@
 """Flow between two photos, which pairs are believed, and the relative pose of two photos, against planted truth."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from asic3d.coordinates import unturned_pixels
-from asic3d_integrations.colmap.edges import believed_matches, groups, same_answer, star_tracks
+from asic3d_integrations.colmap.edges import (
+    believed_matches,
+    bridges,
+    groups,
+    same_answer,
+    star_tracks,
+    strengthened,
+)
 from asic3d_integrations.colmap.flow import affine_field, agreeing, make_view, match_by_flow, one_plane, sampson
 from asic3d_integrations.colmap.joining import relative_poses
 from asic3d_integrations.colmap.working import Working, working_photo
@@ -67,13 +76,30 @@ def test_flow_between_strangers_is_not_believed(pair):
         assert believed_matches(pair[0], stranger, pair[2:], seed) is None
 
 
+def test_photos_that_nothing_connects_are_asked_until_they_are_and_strangers_stay_alone(pair):
+    one, other, first, second = pair
+    stranger = make_view(texture(2), np.full((SIZE[1], SIZE[0]), 255, np.uint8))
+    seeds = {(0, 1): (first, second), (0, 2): (first, second), (1, 2): (second, first)}
+    assert set(bridges([one, other, stranger], seeds, {})) == {(0, 1)}
+
+
+def test_a_pair_that_alone_holds_photos_together_gets_the_best_of_several_answers(pair):
+    one, other, first, second = pair
+    found = match_by_flow(one, other, first, second)
+    assert found is not None
+    poor = replace(found, inliers=100)
+    better = strengthened([one, other], {(0, 1): (first, second)}, {(0, 1): poor})
+    assert better[0, 1].inliers > 200
+    assert np.median(np.linalg.norm(better[0, 1].second - moved(better[0, 1].first), axis=1)) < 0.2
+    held = {(0, 1): poor, (0, 2): found, (1, 2): found}  # a third photo confirms it
+    assert strengthened([one, other, other], {}, held) == {}
+
+
 def test_two_runs_that_end_elsewhere_are_not_one_answer(pair):
     one, other, first, second = pair
     found, again = match_by_flow(one, other, first, second), match_by_flow(one, other, first[::2], second[::2], 1)
     assert found is not None and again is not None and same_answer(found, again)
-    import dataclasses
-
-    away = dataclasses.replace(again, first_landed=again.first_landed + 3, second_landed=again.second_landed + 3)
+    away = replace(again, first_landed=again.first_landed + 3, second_landed=again.second_landed + 3)
     assert not same_answer(found, away)
 
 
@@ -150,11 +176,16 @@ def test_star_tracks_join_an_anchor_with_all_places_it_was_carried_to(pair):
     working = [Working(np.zeros((240, 320, 3), np.uint8), np.zeros((240, 320), np.uint8), 0, SIZE)] * 3
     views = [one, other, other]
     graph = star_tracks(("a", "b", "c"), working, views, {(0, 1): found, (0, 2): found})
-    assert (graph.lengths == 3).sum() == len(found.first_ids)
+    anchors = (found.first_ids < len(one.anchors)).sum()
+    assert found.inliers > 500 and len(found.first_ids) > anchors  # anchors are enough here
+    assert (graph.lengths == 3).sum() == anchors
     shared = graph.matches[1, 2]  # never compared, but both show the first photo's anchors
-    assert len(shared) == len(found.first_ids)
+    assert len(shared) == anchors
     a, b = graph.keypoints[1][shared[:, 0]], graph.keypoints[2][shared[:, 1]]
     assert np.abs(a - b).max() < 1e-3
+    few = replace(found, inliers=100)  # a pair with few anchors needs the weaker corners, in the other pair too
+    graph = star_tracks(("a", "b", "c"), working, views, {(0, 1): few, (0, 2): found})
+    assert (graph.lengths == 3).sum() == len(found.first_ids)
 
 
 @pytest.mark.parametrize("degrees", (-60, 35, 50))

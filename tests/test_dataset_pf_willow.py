@@ -1,14 +1,11 @@
 """Reading PF-WILLOW from miniature copies of its layouts, and what is said about a broken one."""
 
-import sys
-
 import miniature_sets as mini
 import numpy as np
 import pytest
 from miniature_sets import told
 from scipy.io import savemat
 
-from asic3d.errors import MissingExtraError
 from asic3d_integrations.datasets.pf_willow import read_pf_willow
 
 
@@ -68,20 +65,8 @@ def test_a_mat_file_without_its_points_is_named(tmp_path, truth):
     assert "pts_coord must be numbers of the shape 2 x 10" in told(read_pf_willow, tmp_path)
 
 
-def test_without_scipy_the_pip_command_is_named(tmp_path, truth, monkeypatch):
-    root = mini.write_pf_willow(tmp_path, truth)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(MissingExtraError) as caught:
-        list(read_pf_willow(root))
-    assert str(caught.value) == (
-        f"'{root / mini.FOLDER / 'Cars_000a.mat'}' is a MATLAB file, and scipy, which reads it, is not installed; "
-        'install it with: pip install "asic3d[datasets]"'
-    )
-
-
-def test_the_csv_file_needs_no_scipy(tmp_path, truth, monkeypatch):
+def test_the_csv_file_is_enough(tmp_path, truth):
     root = mini.write_pf_willow(tmp_path, truth, table="columns", mats=False)
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
     assert len(list(read_pf_willow(root))) == 1
 
 

@@ -85,7 +85,7 @@ def test_the_installed_package_is_this_one():
     assert installed == asic3d.__version__
 
 
-def test_all_is_every_extra_but_dev_and_open3d_which_is_large():
+def test_all_is_every_extra_but_dev():
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = {f"asic3d[{name}]" for name in extras if name not in ("all", "dev", "viz")}
+    wanted = {f"asic3d[{name}]" for name in extras if name not in ("all", "dev")}
     assert set(extras["all"]) == wanted

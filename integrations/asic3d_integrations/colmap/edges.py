@@ -3,14 +3,14 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from asic3d.tracks import MatchGraph, Pair, matches_of
 from asic3d_integrations.colmap.coarse import Matches
-from asic3d_integrations.colmap.flow import FlowMatches, View, make_view, match_by_flow
+from asic3d_integrations.colmap.flow import PLENTY, FlowMatches, View, make_view, match_by_flow
 from asic3d_integrations.colmap.working import Working
 
 _INLIERS, _RATIO = 50, 0.7
@@ -24,6 +24,9 @@ large a part of the smaller answer as the third number says is in both. True pai
 that look alike: up to 1.0, but 0.4 at most of the corners."""
 ATTEMPTS, PATIENT = 3, 8
 """Answers that are asked for: where the first is promising, and where a pair would connect two groups of photos."""
+_HARDLY_ANY = 3  # pairs of a photo, below which weaker corners are carried through all pairs around it
+_AGAIN = 6  # more answers for a pair that alone holds photos together
+_BRIDGES = 2  # pairs between groups that are asked in a turn, for each photo
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,6 @@ def flow_pairs(
     *,
     seed: int = 0,
     threads: int = 2,
-    patient: bool = False,
     told: Callable[[int], None] = lambda done: None,
 ) -> dict[Pair, FlowMatches]:
     """Runs flow on pairs, and returns what deserves trust.
@@ -61,18 +63,65 @@ def flow_pairs(
         pairs: which to look at.
         seed: of the draws.
         threads: pairs at a time; OpenCV computes outside Python's lock.
-        patient: as :func:`believed_matches` has it.
         told: called with the number of pairs that are done.
     """
     found = {}
     with _one_thread(), ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(believed_matches, views[i], views[j], seeds[i, j], seed, patient) for i, j in pairs]
+        futures = [pool.submit(believed_matches, views[i], views[j], seeds[i, j], seed) for i, j in pairs]
         for done, (pair, future) in enumerate(zip(pairs, futures, strict=True), 1):
             matches = future.result()
             if matches is not None:
                 found[pair] = matches
             told(done)
     return found
+
+
+def bridges(
+    views: Sequence[View],
+    seeds: Mapping[Pair, Matches],
+    found: Mapping[Pair, FlowMatches],
+    *,
+    seed: int = 0,
+    threads: int = 2,
+) -> dict[Pair, FlowMatches]:
+    """Pairs between groups of photos that no believed pair connects yet.
+
+    They are at the limit of what flow can follow, and which matches it begins with decides. So each is asked once in a
+    turn, and again in the next, from another beginning, until the groups are connected.
+
+    Args:
+        views: N photos.
+        seeds: coarse matches of all pairs that have some.
+        found: believed pairs.
+        seed: of the draws.
+        threads: as :func:`flow_pairs` has it.
+    """
+    earlier: dict[Pair, list[FlowMatches]] = {}
+    added: dict[Pair, FlowMatches] = {}
+    with _one_thread(), ThreadPoolExecutor(threads) as pool:
+        for turn in range(PATIENT):
+            chosen = _between(len(views), seeds, {*found, *added})
+            answers = pool.map(
+                lambda pair, turn=turn: _answer(views[pair[0]], views[pair[1]], seeds[pair], seed, turn, _SUBSET),
+                chosen,
+            )
+            for pair, answer in zip(chosen, answers, strict=True):
+                if answer is None:
+                    continue
+                believed = _confirmed(answer, earlier.setdefault(pair, []))
+                if believed is not None:
+                    added[pair] = believed
+    return added
+
+
+def _between(photos: int, seeds: Mapping[Pair, Matches], found: set[Pair]) -> list[Pair]:
+    """Pairs between groups, two for each photo at most."""
+    group = groups(photos, found)
+    size = {one: group.count(one) for one in set(group)}
+    between = [pair for pair in seeds if group[pair[0]] != group[pair[1]]]
+    # A photo that goes with none is more often a stranger than the end of a bridge: groups first.
+    between.sort(key=lambda pair: (-min(size[group[pair[0]]], size[group[pair[1]]]), -len(seeds[pair][0])))
+    return between[: _BRIDGES * photos]
 
 
 @contextlib.contextmanager
@@ -86,7 +135,46 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def believed_matches(one: View, other: View, coarse: Matches, seed: int, patient: bool = False) -> FlowMatches | None:
+def strengthened(
+    views: Sequence[View],
+    seeds: Mapping[Pair, Matches],
+    found: Mapping[Pair, FlowMatches],
+    *,
+    seed: int = 0,
+    threads: int = 2,
+) -> dict[Pair, FlowMatches]:
+    """The best of several answers for each pair that holds two groups of photos together alone.
+
+    All cameras beyond it depend on it. The best is the largest that another one agrees with: the more corners come
+    back, the closer they are.
+
+    Args:
+        views: N photos.
+        seeds: coarse matches of the pairs.
+        found: believed pairs.
+        seed: of the draws.
+        threads: as :func:`flow_pairs` has it.
+    """
+    weak = []
+    for pair, matches in found.items():
+        label = groups(len(views), [other for other in found if other != pair])
+        if matches.inliers < PLENTY and label[pair[0]] != label[pair[1]]:
+            weak.append(pair)
+    better = {}
+    with _one_thread(), ThreadPoolExecutor(threads) as pool:
+        for pair in weak:
+            one, other = views[pair[0]], views[pair[1]]
+            more = pool.map(
+                lambda turn, one=one, other=other, pair=pair: _answer(one, other, seeds[pair], seed, turn, _SUBSET),
+                range(PATIENT, PATIENT + _AGAIN),
+            )
+            answers = [found[pair], *(answer for answer in more if answer is not None)]
+            agreed = [one for one in answers if sum(same_answer(one, other) for other in answers) > 1]
+            better[pair] = max(agreed or answers[:1], key=lambda one: one.inliers)
+    return better
+
+
+def believed_matches(one: View, other: View, coarse: Matches, seed: int) -> FlowMatches | None:
     """Flow between two photos, if it deserves trust; None otherwise, which is no failure.
 
     From other beginnings, true flow comes to the same places; where sides look alike, chance decides where it ends.
@@ -96,24 +184,36 @@ def believed_matches(one: View, other: View, coarse: Matches, seed: int, patient
         other: the second photo.
         coarse: matches to begin with.
         seed: of the draws.
-        patient: go on asking where the first answer is no good.
     """
-    generator = np.random.default_rng([seed, 1])
-    answers: list[FlowMatches] = []
-    for attempt in range(PATIENT if patient else ATTEMPTS):
-        share = _SUBSET if attempt or patient else 1.0
-        chosen = np.sort(generator.permutation(len(coarse[0]))[: round(share * len(coarse[0]))])
-        answer = match_by_flow(one, other, coarse[0][chosen], coarse[1][chosen], seed + attempt)
-        if answer is None or answer.inliers < _INLIERS or answer.ratio < _RATIO:
-            if not patient and not answers:
+    earlier: list[FlowMatches] = []
+    for attempt in range(ATTEMPTS):
+        answer = _answer(one, other, coarse, seed, attempt, _SUBSET if attempt else 1.0)
+        if answer is None:
+            if not attempt:
                 return None
             continue
-        if answer.inliers >= _SURE[0] and answer.ratio >= _SURE[1]:
-            return answer
-        agreeing = [earlier for earlier in answers if same_answer(earlier, answer)]
-        if agreeing:
-            return max([*agreeing, answer], key=lambda one: one.inliers)
-        answers.append(answer)
+        believed = _confirmed(answer, earlier)
+        if believed is not None:
+            return believed
+    return None
+
+
+def _answer(one: View, other: View, coarse: Matches, seed: int, attempt: int, share: float) -> FlowMatches | None:
+    """What flow says from a share of the coarse matches, if that is worth a second question."""
+    generator = np.random.default_rng([seed, attempt])
+    chosen = np.sort(generator.permutation(len(coarse[0]))[: round(share * len(coarse[0]))])
+    answer = match_by_flow(one, other, coarse[0][chosen], coarse[1][chosen], seed + attempt)
+    return None if answer is None or answer.inliers < _INLIERS or answer.ratio < _RATIO else answer
+
+
+def _confirmed(answer: FlowMatches, earlier: list[FlowMatches]) -> FlowMatches | None:
+    """The answer, or a better earlier one that agrees with it, if it can be believed; else it joins the earlier."""
+    if answer.inliers >= _SURE[0] and answer.ratio >= _SURE[1]:
+        return answer
+    agreeing = [one for one in earlier if same_answer(one, answer)]
+    if agreeing:
+        return max([*agreeing, answer], key=lambda one: one.inliers)
+    earlier.append(answer)
     return None
 
 
@@ -158,6 +258,31 @@ def edges_of(found: Mapping[Pair, FlowMatches], working: Sequence[Working]) -> t
     )
 
 
+def _thinned(views: Sequence[View], found: Mapping[Pair, FlowMatches]) -> dict[Pair, FlowMatches]:
+    """Without weaker corners that no pair needs.
+
+    A pair with few anchors needs them. So do the other pairs of its photos where one of the two has hardly any: what
+    three photos show ties it to the rest.
+    """
+    needed = [np.arange(len(view.all)) < len(view.anchors) for view in views]
+    for (i, j), matches in found.items():
+        partners = min(sum(photo in pair for pair in found) for photo in (i, j))
+        if matches.inliers < PLENTY and partners < _HARDLY_ANY:
+            needed[i][matches.first_ids] = needed[j][matches.second_ids] = True
+    thinned = {}
+    for (i, j), matches in found.items():
+        few = matches.inliers < PLENTY
+        mine, its = (few | needed[k][ids] for k, ids in ((i, matches.first_ids), (j, matches.second_ids)))
+        thinned[i, j] = replace(
+            matches,
+            first_ids=matches.first_ids[mine],
+            first_landed=matches.first_landed[mine],
+            second_ids=matches.second_ids[its],
+            second_landed=matches.second_landed[its],
+        )
+    return thinned
+
+
 def star_tracks(
     names: Sequence[str], working: Sequence[Working], views: Sequence[View], found: Mapping[Pair, FlowMatches]
 ) -> MatchGraph:
@@ -165,6 +290,7 @@ def star_tracks(
 
     The matches are those of all pairs inside a track, also of two photos that have no more in common than the anchor.
     """
+    found = _thinned(views, found)
     points = [[view.all] for view in views]
     counts = [len(view.all) for view in views]
     start = np.concatenate([[0], np.cumsum(counts)])

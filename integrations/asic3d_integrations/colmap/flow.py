@@ -18,8 +18,11 @@ _ANCHORS, _MORE = (800, 0.005, 5.0), (4000, 0.0005, 3.0)  # most, quality of the
 _SUPPORT = 0.5  # weight of matches around a point below which the field is a guess
 _LOCAL = 15.0  # how far a seed's displacement may be from its neighbours', pixels
 _SEEDS = 400
+_MARGIN, _SMALLEST = 40, 96  # pixels around the matches that flow looks at, and the shortest side of what it looks at
+_STRIDE = 4  # pixels between the patches that flow follows
+_AWAY = -1e4  # where what leaves a photo lands
 _PLANE = (6.0, 500)  # distance in pixels and samples of the affine epipolar geometry that coarse matches are held to
-_PLENTY = 500
+PLENTY = 500
 """Inliers above which the second round is the last one."""
 _SETTLED = 1.03
 """Factor by which a round must raise the inliers for another one to be worth its time."""
@@ -35,6 +38,7 @@ class _Strictness:
         inlier: distance to the epipolar line, pixels.
         near: the same for the points that seed the next round.
         fewest: inliers below which the pair is given up.
+        finest: how often the photos are halved for flow.
     """
 
     reach: float
@@ -42,9 +46,10 @@ class _Strictness:
     inlier: float
     near: float
     fewest: int
+    finest: int = 0
 
 
-_ROUNDS = (_Strictness(30, 3, 3, 3, 16), *[_Strictness(22, 1, 1, 2.5, 24)] * 4)
+_ROUNDS = (_Strictness(30, 5, 4, 3, 16, 1), *[_Strictness(22, 1, 1, 2.5, 24)] * 4)
 """The first round makes do with what coarse matches can give; a strict beginning loses pairs far apart."""
 
 
@@ -55,7 +60,7 @@ class View:
     Attributes:
         flat: (h, w) uint8, its grey values without local brightness and contrast.
         anchors: (A, 2) float64 pixels, corners that other photos are searched for.
-        more: (B, 2) float64 pixels, weaker corners between them, which are carried where the anchors alone are few.
+        more: (B, 2) float64 pixels, weaker corners between them, which count where the anchors alone are few.
     """
 
     flat: np.ndarray
@@ -79,7 +84,7 @@ class FlowMatches:
         second_landed: (b, 2) float64, where they land in the first.
         first: (a + b, 2) float64, all of them in the first photo.
         second: (a + b, 2) float64, the same in the second.
-        inliers: consistent matches of anchors; where they are few, the others are of weaker corners.
+        inliers: consistent matches of anchors; the others are of weaker corners.
         ratio: share of the anchors that came back that is consistent.
         rounds: rounds that were run.
     """
@@ -175,10 +180,17 @@ def affine_field(
 
 @dataclass(frozen=True, eq=False)
 class _Flow:
-    """Where each pixel of one photo is in the other, (h, w, 2) float32, and how near matches are, (h, w) float32."""
+    """Where each pixel of a part of one photo is in the other.
+
+    Attributes:
+        there: (h, w, 2) float32 pixels.
+        support: (h, w) float32, how near matches are.
+        corner: (2,) float64 pixels, the part's top-left pixel.
+    """
 
     there: np.ndarray
     support: np.ndarray
+    corner: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +232,7 @@ def match_by_flow(one: View, other: View, first: np.ndarray, second: np.ndarray,
         gained = best is None or carried.inlier.sum() >= _SETTLED * best.inlier.sum()
         if count > 1 and (best is None or carried.inlier.sum() > best.inlier.sum()):
             best = replace(carried, rounds=count)
-        if not gained or (count > 1 and carried.inlier.sum() > _PLENTY):
+        if not gained or (count > 1 and carried.inlier.sum() > PLENTY):
             break
         near = sampson(carried.fundamental, carried.first, carried.second) < strictness.near
         first, second = carried.first[near], carried.second[near]
@@ -261,15 +273,15 @@ def _some(first: np.ndarray, second: np.ndarray, generator: np.random.Generator)
 
 def _round(one: View, other: View, first: np.ndarray, second: np.ndarray, strictness: _Strictness) -> _Carried:
     """One round of flow both ways, and the epipolar geometry of the anchors that came back, if they have one."""
-    there = _flow(one, other, first, second, strictness.reach)
-    back = _flow(other, one, second, first, strictness.reach)
+    there = _flow(one, other, first, second, strictness)
+    back = _flow(other, one, second, first, strictness)
     carried = _carry_both(there, back, one.anchors, other.anchors, strictness.back)
     if len(carried.first) < strictness.fewest:
         return carried
-    fundamental, inlier = _epipolar(carried.first, carried.second, strictness.inlier)
-    if fundamental is None or inlier.sum() < strictness.fewest:
+    matrix, inlier = fundamental(carried.first, carried.second, strictness.inlier)
+    if matrix is None or inlier.sum() < strictness.fewest:
         return carried
-    return replace(carried, inlier=inlier, fundamental=fundamental)
+    return replace(carried, inlier=inlier, fundamental=matrix)
 
 
 def _carry_both(there: _Flow, back: _Flow, mine: np.ndarray, theirs: np.ndarray, most: float) -> _Carried:
@@ -280,8 +292,14 @@ def _carry_both(there: _Flow, back: _Flow, mine: np.ndarray, theirs: np.ndarray,
     return _Carried((np.flatnonzero(came_back), np.flatnonzero(came_back_too)), a, b, (there, back))
 
 
-def _epipolar(first: np.ndarray, second: np.ndarray, threshold: float) -> tuple[np.ndarray | None, np.ndarray]:
-    """The fundamental matrix, None where there is none, and its inliers, (M,) bool."""
+def fundamental(first: np.ndarray, second: np.ndarray, threshold: float) -> tuple[np.ndarray | None, np.ndarray]:
+    """The fundamental matrix of matches, (3, 3), None where there is none, and its inliers, (M,) bool.
+
+    Args:
+        first: (M, 2) float64 pixels.
+        second: (M, 2) float64 pixels.
+        threshold: how far from its epipolar line a match may be, pixels.
+    """
     try:
         found, inlier = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, threshold, 0.999, 3000)
     except cv2.error:  # an assertion of its own fails where no sample gives a model
@@ -291,30 +309,49 @@ def _epipolar(first: np.ndarray, second: np.ndarray, threshold: float) -> tuple[
     return found, inlier.ravel().astype(bool)
 
 
-def _flow(one: View, other: View, first: np.ndarray, second: np.ndarray, reach: float) -> _Flow:
-    """From the first photo to the second: the affine field of the matches, then dense inverse search on top."""
+def _flow(one: View, other: View, first: np.ndarray, second: np.ndarray, strictness: _Strictness) -> _Flow:
+    """From the first photo to the second: the affine field of the matches, then dense inverse search on top.
+
+    Only around the matches: elsewhere the field is a guess, and nothing that lands there is kept.
+    """
     height, width = one.flat.shape
     columns, rows = np.arange(0, width + _STEP, _STEP), np.arange(0, height + _STEP, _STEP)
     nodes = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2).astype(np.float64)
-    shift, near = affine_field(first, second, nodes, reach)
+    shift, near = affine_field(first, second, nodes, strictness.reach)
     coarse = np.concatenate([shift, near[:, None]], 1).reshape(len(rows), len(columns), 3).astype(np.float32)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    left, top, right, bottom = _around(nodes[near > _SUPPORT], (width, height))
+    y, x = np.mgrid[top:bottom, left:right].astype(np.float32)
     fine = cv2.remap(coarse, x / _STEP, y / _STEP, cv2.INTER_LINEAR)
     field_x, field_y = x + fine[..., 0], y + fine[..., 1]
     warped = cv2.remap(other.flat, field_x, field_y, cv2.INTER_LINEAR)
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    search.setFinestScale(0)
-    moved = search.calc(one.flat, warped, None)  # type: ignore[call-overload]
-    at_x, at_y = x + moved[..., 0], y + moved[..., 1]
-    both = np.dstack([field_x, field_y])
-    return _Flow(cv2.remap(both, at_x, at_y, cv2.INTER_LINEAR, borderValue=(-1e4, -1e4)), fine[..., 2])
+    search.setFinestScale(strictness.finest)
+    search.setPatchStride(_STRIDE)
+    piece = np.ascontiguousarray(one.flat[top:bottom, left:right])
+    moved = search.calc(piece, warped, None)  # type: ignore[call-overload]
+    at_x, at_y = x - left + moved[..., 0], y - top + moved[..., 1]
+    both = cv2.merge([field_x, field_y])
+    landed = cv2.remap(both, at_x, at_y, cv2.INTER_LINEAR, borderValue=(_AWAY, _AWAY))
+    return _Flow(landed, fine[..., 2], np.array([left, top], float))
+
+
+def _around(places: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the box of some places with a margin, inside a photo, not too small for flow."""
+    found = []
+    for axis in (0, 1):
+        low = places[:, axis].min() - _MARGIN if len(places) else 0
+        high = places[:, axis].max() + _MARGIN if len(places) else 0
+        low = int(np.clip(low, 0, max(size[axis] - _SMALLEST, 0)))
+        found.append((low, int(np.clip(high, min(low + _SMALLEST, size[axis]), size[axis]))))
+    (left, right), (top, bottom) = found
+    return left, top, right, bottom
 
 
 def _carry(there: _Flow, back: _Flow, anchors: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     """Where the anchors land, (A, 2) float64, and which come back to where they left, (A,) bool."""
-    landed = _sample(there.there, anchors)
-    miss = np.linalg.norm(_sample(back.there, landed) - anchors, axis=1)
-    return landed, (miss < most) & (_sample(there.support, anchors)[:, 0] > _SUPPORT)
+    landed = _sample(there.there, anchors - there.corner)
+    miss = np.linalg.norm(_sample(back.there, landed - back.corner) - anchors, axis=1)
+    return landed, (miss < most) & (_sample(there.support, anchors - there.corner)[:, 0] > _SUPPORT)
 
 
 def _sample(values: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -323,13 +360,13 @@ def _sample(values: np.ndarray, points: np.ndarray) -> np.ndarray:
         return np.zeros((0, 1 if values.ndim == 2 else values.shape[2]))
     x, y = np.clip(points, -2e4, 2e4).astype(np.float32).T
     channels = 1 if values.ndim == 2 else values.shape[2]
-    found = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderValue=(-1e4,) * 4)
+    found = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderValue=(_AWAY,) * 4)
     return found.reshape(len(points), channels).astype(np.float64)
 
 
 def _matches(one: View, other: View, carried: _Carried) -> FlowMatches:
     inliers, ratio = int(carried.inlier.sum()), float(carried.inlier.mean())
-    if inliers < _PLENTY and carried.fundamental is not None:
+    if carried.fundamental is not None:
         strictness = _ROUNDS[-1]
         dense = _carry_both(*carried.flows, one.all, other.all, strictness.back)
         near = sampson(carried.fundamental, dense.first, dense.second) < strictness.inlier
@@ -350,9 +387,9 @@ def _matches(one: View, other: View, carried: _Carried) -> FlowMatches:
     )
 
 
-def sampson(fundamental: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(M,) Sampson distance in pixels of matches (M, 2) each; ``second' F first = 0`` for the true ones."""
+def sampson(matrix: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(M,) Sampson distance in pixels of matches (M, 2) each; ``second' matrix first = 0`` for the true ones."""
     a, b = (np.concatenate([points, np.ones((len(points), 1))], 1) for points in (first, second))
-    line_b, line_a = a @ fundamental.T, b @ fundamental
+    line_b, line_a = a @ matrix.T, b @ matrix
     squared = (line_b[:, :2] ** 2).sum(1) + (line_a[:, :2] ** 2).sum(1)
     return np.abs((b * line_b).sum(1)) / np.sqrt(np.maximum(squared, 1e-24))

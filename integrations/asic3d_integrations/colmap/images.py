@@ -131,7 +131,7 @@ def _recoded(photo: Photo, name: str) -> bytes:
     file = io.BytesIO()
     picture = Image.fromarray(photo.read(max(photo.size)))
     if name.lower().endswith(".png"):
-        picture.save(file, "PNG")
+        picture.save(file, "PNG", compress_level=1)  # a quarter of the time, a tenth more bytes
     else:
         picture.save(file, "JPEG", quality=_QUALITY, subsampling=0)
     return file.getvalue()

@@ -16,8 +16,8 @@ from asic3d.tracks import MatchGraph
 from asic3d_integrations.colmap.cameras import Cameras
 from asic3d_integrations.colmap.database import Verification, quiet_pycolmap, write_database
 from asic3d_integrations.colmap.edges import Edge
-from asic3d_integrations.colmap.joining import Joints, join_models
-from asic3d_integrations.colmap.self_check import NO_JOINTS, Verdict, judge
+from asic3d_integrations.colmap.joining import join_models
+from asic3d_integrations.colmap.self_check import Verdict, doubted, judge
 
 STAGES = {"mapping": "Finding the cameras' poses"}
 """Stage -> what it does, in words."""
@@ -26,6 +26,9 @@ _STARTS = (2.5, 5.0)
 """Focal lengths over the longer side that are tried where a guess did not register all photos."""
 _INIT_ANGLE, _INIT_INLIERS, _INLIERS, _INLIERS_FIXED = 8.0, 50, 15, 10
 _PLAUSIBLE = (0.4, 10.0)
+_SAME_FOCAL, _SETTLED = 0.05, 1.1  # focal lengths not worth two attempts; by how much a settled one may still change
+_AS_GOOD, _AS_GOOD_PIXELS, _OTHER = 1.5, 0.05, 10.0
+"""Error of the best model, as a factor and more pixels, up to which others count, and degrees by which they differ."""
 
 
 @dataclass(frozen=True)
@@ -98,85 +101,151 @@ def map_graph(
         progress: called with the stage ``mapping``.
     """
     options, told = options or MapOptions(), progress or (lambda _: None)
-    began, tried = time.perf_counter(), []
-    best: tuple[tuple, list[Any], Verdict] | None = None
-    queue = [_Attempt("the cameras as given", cameras, loose=False), *_others(cameras, options)]
+    began, found = time.perf_counter(), list[_Candidate]()
+    tried: list[str] = []
+    queue = [_Attempt("the cameras as given", cameras), *_others(cameras, options)]
     for done, attempt in enumerate(queue, 1):
         models = _run(graph, attempt, options.seed)
         told(Progress("mapping", done, len(queue)))
         if not models:
             tried.append(f"{attempt.name}: no model")
             continue
-        fixed = attempt.held(models[0])
-        for name, candidate, joints in _candidates(attempt, models, graph, edges):
-            verdict = judge(candidate[0], graph, edges, joints)
-            tried.append(f"{name}: {verdict.photos} photos, {'trusted' if verdict.trusted else 'not trusted'}")
-            rank = (verdict.trusted, verdict.photos, candidate[0].num_points3D())
-            if best is None or rank > best[0]:
-                best = rank, candidate, verdict
-        if best is not None and best[0][:2] == (True, len(graph)):
+        made = list(_candidates(attempt, models, graph, edges))
+        tried += [f"{one.name}: {one.verdict.photos} photos, {_opinion(one.verdict)}" for one in made]
+        found += made
+        if any(one.verdict.trusted and one.verdict.photos == len(graph) and not one.joined for one in made):
             break
-        if options.thorough and fixed is not None and models[0].num_reg_images() < len(graph):
-            queue.append(fixed)
+        if options.thorough and models[0].num_reg_images() < len(graph):
+            queue += _held(attempt, made[-1].models[0], queue)
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
-    if best is None:
-        nothing = Verdict(
-            False,
-            ("No two photos could be brought together.",),
-            0,
-            len(graph),
-            np.nan,
-            np.nan,
-            np.nan,
-            (np.nan, np.nan),
-        )
+    if not found:
+        nan = float("nan")
+        nothing = Verdict(False, (_NOTHING,), 0, len(graph), nan, nan, nan, (nan, nan))
         return Mapped((), nothing, _missing(graph, (), edges), facts)
-    return Mapped(tuple(best[1]), best[2], _missing(graph, best[1][0].reg_image_ids(), edges), facts)
+    best = max(found, key=_Candidate.rank)
+    verdict = _contested(best, found)
+    return Mapped(tuple(best.models), verdict, _missing(graph, best.models[0].reg_image_ids(), edges), facts)
+
+
+_NOTHING = "No two photos could be brought together."
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """What an attempt came to: models, the chosen one first, its verdict, and whether it was joined from parts."""
+
+    name: str
+    models: list[Any]
+    verdict: Verdict
+    joined: bool = False
+
+    def rank(self) -> tuple[bool, int, float]:
+        """The larger the better: what is trusted, has more photos, and keeps closer to the pairs' own geometry."""
+        verdict = self.verdict
+        return verdict.trusted, verdict.photos, -verdict.error if verdict.error == verdict.error else -np.inf
+
+
+def _opinion(verdict: Verdict) -> str:
+    return "trusted" if verdict.trusted else "not trusted"
+
+
+def _contested(best: _Candidate, found: Sequence[_Candidate]) -> Verdict:
+    """The verdict of the best candidate; in doubt where another is about as good and has other cameras.
+
+    Seen from afar through a long lens a part of a scene can be turned, or its relief be inside out, at little cost.
+    """
+    if not best.verdict.trusted or not best.joined:
+        return best.verdict
+    limit = _AS_GOOD * best.verdict.error + _AS_GOOD_PIXELS
+    for one in found:
+        rival = one.verdict.trusted and one.verdict.photos == best.verdict.photos and one.verdict.error < limit
+        if rival and _apart(best.models[0], one.models[0]) > _OTHER:
+            return doubted(best.verdict, "Other cameras explain the photos about as well.")
+    return best.verdict
+
+
+def _apart(one: Any, other: Any) -> float:
+    """Degrees by which the relative rotations of two models differ, the median over all pairs of common photos."""
+    common = sorted(set(one.reg_image_ids()) & set(other.reg_image_ids()))
+    turns = [
+        np.array([np.asarray(model.image(number).cam_from_world().rotation.matrix()) for number in common])
+        for model in (one, other)
+    ]
+    i, j = np.triu_indices(len(common), 1)
+    first, second = (turn[j] @ turn[i].transpose(0, 2, 1) for turn in turns)
+    cosine = (np.einsum("nij,nij->n", first, second) - 1) / 2
+    return float(np.median(np.degrees(np.arccos(np.clip(cosine, -1, 1))))) if len(cosine) else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class _Attempt:
-    """One way to map: cameras to start from, held fixed or not."""
+    """One way to map.
+
+    Attributes:
+        name: in words.
+        cameras: to start from.
+        loose: ask for fewer inliers.
+        fixed: hold the focal length.
+        settle: refine the focal length when the parts are joined: it was found, not given.
+        two_views: make points of what only two photos show, too: what ties photos together that are far apart.
+    """
 
     name: str
     cameras: Cameras
-    loose: bool
+    loose: bool = False
     fixed: bool = False
-
-    def held(self, model: Any) -> "_Attempt | None":
-        """The same with the focal length that a model found, held; None where that is no use."""
-        if self.fixed or len(self.cameras.cameras) > 1 or model.num_reg_images() < 3:
-            return None
-        focal = float(next(iter(model.cameras.values())).mean_focal_length())
-        given = next(iter(self.cameras.cameras))
-        if not _PLAUSIBLE[0] < focal / max(given.size) < _PLAUSIBLE[1]:
-            return None
-        camera = replace(given, focal=focal, known=True)
-        return _Attempt(
-            f"a focal length of {focal:.0f} pixels held", replace(self.cameras, cameras=(camera,)), True, fixed=True
-        )
+    settle: bool = False
+    two_views: bool = False
 
 
-def _candidates(
-    attempt: _Attempt, models: list[Any], graph: MatchGraph, edges: Sequence[Edge]
-) -> Iterator[tuple[str, list[Any], Joints]]:
+def _held(attempt: _Attempt, model: Any, queue: Sequence[_Attempt]) -> list[_Attempt]:
+    """The same with the focal length that a model found, held; nothing where that is no use or was done."""
+    if len(attempt.cameras.cameras) > 1 or model.num_reg_images() < 3:
+        return []
+    focal = float(next(iter(model.cameras.values())).mean_focal_length())
+    given = next(iter(attempt.cameras.cameras))
+    if not _PLAUSIBLE[0] < focal / max(given.size) < _PLAUSIBLE[1]:
+        return []
+    tried = [camera.focal for one in queue if one.fixed for camera in one.cameras.cameras[:1]]
+    if any(abs(other / focal - 1) < _SAME_FOCAL for other in tried):
+        return []
+    cameras = replace(attempt.cameras, cameras=(replace(given, focal=focal, known=True),))
+    settle = attempt.settle or not given.known
+    name = f"a focal length of {focal:.0f} pixels held"
+    return [
+        _Attempt(name, cameras, True, True, settle),
+        _Attempt(f"{name}, points of two photos too", cameras, True, True, settle, two_views=True),
+    ]
+
+
+def _candidates(attempt: _Attempt, models: list[Any], graph: MatchGraph, edges: Sequence[Edge]) -> Iterator[_Candidate]:
     """The models of an attempt, and the same joined, where the focal length is settled and photos are missing."""
-    yield attempt.name, models, NO_JOINTS
+    yield _Candidate(attempt.name, models, judge(models[0], graph, edges))
     if not attempt.fixed or models[0].num_reg_images() == len(graph):
         return
     joined, joints = join_models([copy.deepcopy(model) for model in models], graph, edges)
     if joined.num_reg_images() > models[0].num_reg_images():
-        _adjust(joined)
-        yield f"{attempt.name}, parts joined", [joined], joints
+        _adjust(joined, settle=attempt.settle)
+        verdict = judge(joined, graph, edges, joints)
+        focal = next(iter(joined.cameras.values())).mean_focal_length() / attempt.cameras.cameras[0].focal
+        if not 1 / _SETTLED < focal < _SETTLED:
+            verdict = doubted(verdict, "Its focal length is not settled.")
+        yield _Candidate(f"{attempt.name}, parts joined", [joined], verdict, joined=True)
 
 
-def _adjust(model: Any) -> None:
-    """Refines poses and points together; the cameras stay as they are."""
+def _adjust(model: Any, *, settle: bool) -> None:
+    """Refines poses and points together, and the focal length where it is to be settled."""
     pycolmap = quiet_pycolmap()
     options = pycolmap.BundleAdjustmentOptions()
-    options.refine_focal_length = options.refine_extra_params = options.print_summary = False
+    options.refine_focal_length = settle
+    options.refine_extra_params = options.print_summary = False
     options.ceres.solver_options.num_threads = 1
-    pycolmap.bundle_adjustment(model, options)
+    config = pycolmap.BundleAdjustmentConfig()
+    for number in model.reg_image_ids():
+        config.add_image(number)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    # Not pycolmap.bundle_adjustment, which turns its log to the terminal on.
+    pycolmap.create_default_bundle_adjuster(options, config, model).solve()
 
 
 def _others(cameras: Cameras, options: MapOptions) -> list[_Attempt]:
@@ -221,6 +290,7 @@ def _pipeline_options(pycolmap: Any, attempt: _Attempt, error: float, seed: int)
     ):
         setattr(owner, name, getattr(owner, name) * error)
     if attempt.loose:
+        triangulation.ignore_two_view_tracks = not attempt.two_views
         mapper.init_min_tri_angle, mapper.init_min_num_inliers = _INIT_ANGLE, _INIT_INLIERS
         mapper.abs_pose_min_num_inliers = _INLIERS_FIXED if attempt.fixed else _INLIERS
     if attempt.fixed:

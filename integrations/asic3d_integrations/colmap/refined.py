@@ -1,7 +1,7 @@
 """Tracks as exact as a detector's, across wide baselines: from photos to a graph of matches and accepted pairs."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,9 +12,9 @@ from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig, Progress
 from asic3d.orientations import stand_upright
 from asic3d.tracks import MatchGraph, Pair, merged, taking_part, tracks_of
-from asic3d_integrations.colmap.coarse import Matches, coarse_backbones, coarse_matches, promising_pairs
-from asic3d_integrations.colmap.edges import Edge, edges_of, flow_pairs, groups, make_views, star_tracks
-from asic3d_integrations.colmap.flow import FlowMatches, View
+from asic3d_integrations.colmap.coarse import coarse_backbones, coarse_matches, promising_pairs
+from asic3d_integrations.colmap.edges import Edge, bridges, edges_of, flow_pairs, make_views, star_tracks, strengthened
+from asic3d_integrations.colmap.flow import FlowMatches
 from asic3d_integrations.colmap.self_check import edges_of_matches
 from asic3d_integrations.colmap.sift import GENEROUS, sift_graph
 from asic3d_integrations.colmap.working import Working, working_photo
@@ -27,7 +27,6 @@ STAGES = {
 }
 """Stage -> what it does, in words."""
 _MOST_SIFT = 4000
-_BRIDGES = 1  # pairs between groups of photos that are tried patiently, for each photo
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,8 @@ def refined_graph(
         threads=options.threads,
         told=lambda done: told(Progress("flow", done, len(pairs))),
     )
-    found |= _bridges(views, seeds, found, options)
+    found |= bridges(views, seeds, found, seed=options.seed, threads=options.threads)
+    found |= strengthened(views, seeds, found, seed=options.seed, threads=options.threads)
     found = dict(sorted(found.items()))
     clock("flow")
     graph = star_tracks(collection.names, working, views, found)
@@ -119,26 +119,6 @@ def refined_graph(
         told(Progress("sift", 1, 1))
     facts = {"pairs": len(pairs), "accepted": len(found), "seconds": seconds}
     return Refined(graph, edges_of(found, working), working, facts)
-
-
-def _bridges(
-    views: Sequence[View],
-    seeds: Mapping[Pair, Matches],
-    found: Mapping[Pair, FlowMatches],
-    options: RefineOptions,
-) -> dict[Pair, FlowMatches]:
-    """Pairs between groups of photos that no accepted pair connects yet.
-
-    Such pairs are at the limit of what flow can follow, and which seeds are drawn decides: those that were tried are
-    tried patiently, and so are those that were not among the best supported.
-    """
-    group = groups(len(views), found)
-    size = {one: group.count(one) for one in set(group)}
-    between = [pair for pair in seeds if group[pair[0]] != group[pair[1]]]
-    # A photo that goes with none is more often a stranger than the end of a bridge: groups first.
-    between.sort(key=lambda pair: (-min(size[group[pair[0]]], size[group[pair[1]]]), -len(seeds[pair][0])))
-    chosen = between[: _BRIDGES * len(views)]
-    return flow_pairs(views, seeds, chosen, seed=options.seed, threads=options.threads, patient=True)
 
 
 def _believed(sift: MatchGraph, found: Mapping[Pair, FlowMatches]) -> MatchGraph:

@@ -9,21 +9,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.database import HALF
 from asic3d_integrations.colmap.edges import Edge, groups
-from asic3d_integrations.colmap.flow import sampson
+from asic3d_integrations.colmap.flow import fundamental, sampson
 from asic3d_integrations.colmap.joining import Joints
 
 NO_JOINTS = Joints()
 
 _OFF = 2.0  # median distance to the model's epipolar lines of a pair that contradicts it, expected errors
 _FITTING, _JUDGED, _USED = 0.9, 0.8, 0.5
+_EXCESS, _FLOOR = 1.2, 0.05
+"""A model of rigid things keeps to each pair as closely as the pair's own epipolar geometry: 0.9 to 1.05 times as far
+off, over all pairs, on real and rendered photos; 1.4 to 2.6 where the object bends. The floor is added to both, in
+expected errors of a keypoint, so that perfect matches divide as well."""
 _FEWEST = 3
 _FOCAL = (0.35, 12.0)  # focal length over the longer side that lenses have: fish-eye to long telephoto
+_TIED = (30, 0.9)
+"""Where one pair alone holds two parts together: tracks across it in three photos, and the share that the model must
+explain. Right models: 54 tracks and more, 0.94 to 1.0. Wrong ones: 8 to 21 tracks, or 0.72 to 0.89."""
 _PAIR = (30, 0.5)  # inliers and ratio that make an accepted pair out of plain matches
 
 
@@ -40,6 +46,9 @@ class Verdict:
         judged: share of the accepted pairs whose photos are both registered; NaN where there are none.
         used: share of the tracks' points in registered photos that the model explains.
         focal: smallest and largest focal length over the photo's longer side.
+        error: what the judged pairs' matches are off the model's epipolar lines, pixels: the median of each, and of all
+            pairs the mean; NaN where none could be judged.
+        excess: how much that is of what they are off the best epipolar geometry of their own, the median of all pairs.
     """
 
     trusted: bool
@@ -50,6 +59,8 @@ class Verdict:
     judged: float
     used: float
     focal: tuple[float, float]
+    error: float = float("nan")
+    excess: float = float("nan")
 
     @property
     def words(self) -> str:
@@ -85,8 +96,15 @@ def judge(model: Any, graph: MatchGraph, edges: Sequence[Edge], joints: Joints =
         judged=len(judged) / len(edges) if edges else float("nan"),
         used=_used(model, graph, set(images)),
         focal=(min(ratios, default=float("nan")), max(ratios, default=float("nan"))),
+        error=float(np.mean(off)) if off else float("nan"),
+        excess=_excess(judged, off, max(graph.deviation, 1)),
     )
     doubts = _doubts(verdict, len(judged), len(edges), len(bad), _alone(images, judged, bad))
+    loose = _loose(model, graph, [edge for edge in judged if edge.pair not in bad])
+    if loose:
+        doubts += (
+            f"{loose} of its parts hang on one pair of photos, and what third photos show does not confirm it enough.",
+        )
     if joints.pairs:
         doubts += (f"{joints.pairs} of its parts hang on two photos alone, which nothing confirms.",)
     reasons = doubts or (_praise(verdict, len(judged)),)
@@ -96,6 +114,12 @@ def judge(model: Any, graph: MatchGraph, edges: Sequence[Edge], joints: Joints =
             "their relative size is a guess of a few percent.",
         )
     return replace(verdict, trusted=not doubts, reasons=reasons)
+
+
+def doubted(verdict: Verdict, reason: str) -> Verdict:
+    """The same verdict with one more reason not to trust the model."""
+    reasons = (reason, *(() if verdict.trusted else verdict.reasons))
+    return replace(verdict, trusted=False, reasons=reasons)
 
 
 def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) -> tuple[str, ...]:
@@ -116,6 +140,11 @@ def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) 
             f"{bad} of {judged} pairs of photos contradict it: the object is not rigid, the photos show different "
             "objects, or sides that look alike were taken for one."
         )
+    if verdict.excess > _EXCESS:
+        found.append(
+            f"Matches are {verdict.excess:.1f} times as far off the model as off their pairs' own geometry: the object "
+            "bends or moves between the photos, or parts of the model are wrong."
+        )
     if alone:
         found.append(f"{alone} photos hang on no pair that agrees with the model.")
     if verdict.used < _USED:
@@ -135,11 +164,56 @@ def _praise(verdict: Verdict, judged: int) -> str:
     )
 
 
+def _excess(judged: Sequence[Edge], off: Sequence[float], unit: float) -> float:
+    """The median of all pairs' errors in proportion to those of their own fundamental matrices; NaN without pairs."""
+    ratios = []
+    for edge, value in zip(judged, off, strict=True):
+        matrix, _ = fundamental(edge.first, edge.second, unit)
+        if matrix is not None:
+            own = float(np.median(sampson(matrix, edge.first, edge.second)))
+            ratios.append((value + _FLOOR * unit) / (own + _FLOOR * unit))
+    return float(np.median(ratios)) if ratios else float("nan")
+
+
 def _alone(images: dict, judged: Sequence[Edge], bad: dict[Pair, float]) -> int:
     """How many registered photos no agreeing pair ties to the largest group."""
     label = groups(max(images, default=0) + 1, [edge.pair for edge in judged if edge.pair not in bad])
     roots = [label[index] for index in images]
     return len(roots) - max((roots.count(one) for one in set(roots)), default=0)
+
+
+def _loose(model: Any, graph: MatchGraph, agreeing: Sequence[Edge]) -> int:
+    """How many pairs hold two parts of a model together alone, with too few tracks of three photos across that fit."""
+    explained = _explained(model, graph)[graph.tracks[:, 1], graph.tracks[:, 2]]
+    loose = 0
+    for edge in agreeing:
+        label = np.array(groups(len(graph), [other.pair for other in agreeing if other is not edge]))
+        one, other = (label[photo] for photo in edge.pair)
+        if one == other:
+            continue
+        side = label[graph.tracks[:, 1]]
+        rows = (side == one) | (side == other)
+        mine = (side == one)[rows]
+        there = _across(graph.tracks[rows, 0], mine)
+        point = explained[rows]
+        fits = _across(point[point > 0], mine[point > 0])
+        loose += there < _TIED[0] or fits < _TIED[1] * there
+    return loose
+
+
+def _across(numbers: np.ndarray, mine: np.ndarray) -> int:
+    """How many tracks or points have three rows and rows on both sides."""
+    total, ours = np.bincount(numbers), np.bincount(numbers, mine)
+    return int(((total >= 3) & (ours > 0) & (ours < total)).sum())
+
+
+def _explained(model: Any, graph: MatchGraph) -> np.ndarray:
+    """(N, most keypoints) int64: the number of the model's point that each keypoint belongs to, 0 where none."""
+    found = np.zeros((len(graph), max(map(len, graph.keypoints), default=0)), np.int64)
+    for number, point in enumerate(model.points3D.values(), 1):
+        for element in point.track.elements:
+            found[element.image_id - 1, element.point2D_idx] = number
+    return found
 
 
 def _distances(model, images: dict, edge: Edge) -> np.ndarray:
@@ -156,8 +230,7 @@ def _distances(model, images: dict, edge: Edge) -> np.ndarray:
     x, y, z = t2 - rotation @ t1
     essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ rotation
     scale = [np.diag([1 / f, 1 / f, 1.0]) for f in focal]
-    fundamental = scale[1] @ essential @ scale[0]
-    found = sampson(fundamental, rays[0] * focal[0], rays[1] * focal[1])
+    found = sampson(scale[1] @ essential @ scale[0], rays[0] * focal[0], rays[1] * focal[1])
     return np.where(np.isfinite(found), found, np.inf)
 
 
@@ -170,11 +243,7 @@ def _used(model, graph: MatchGraph, registered: set[int]) -> float:
     rows = rows[count[track.reshape(-1)] >= 3]
     if not len(rows):
         return 1.0
-    explained = [np.zeros(len(points), bool) for points in graph.keypoints]
-    for point in model.points3D.values():
-        for element in point.track.elements:
-            explained[element.image_id - 1][element.point2D_idx] = True
-    return float(np.mean([explained[photo][keypoint] for _, photo, keypoint in rows.tolist()]))
+    return float((_explained(model, graph)[rows[:, 1], rows[:, 2]] > 0).mean())
 
 
 def edges_of_matches(graph: MatchGraph) -> tuple[Edge, ...]:
@@ -184,15 +253,9 @@ def edges_of_matches(graph: MatchGraph) -> tuple[Edge, ...]:
         if len(rows) < _PAIR[0]:
             continue
         first, second = (graph.keypoints[k][rows[:, n]].astype(np.float64) for n, k in enumerate((i, j)))
-        try:
-            matrix, inlier = cv2.findFundamentalMat(
-                first, second, cv2.USAC_MAGSAC, 1.5 * max(graph.deviation, 1), 0.999, 3000
-            )
-        except cv2.error:  # it fails on an assertion of its own where no sample gives a model
+        matrix, kept = fundamental(first, second, 1.5 * max(graph.deviation, 1))
+        if matrix is None:
             continue
-        if matrix is None or matrix.shape != (3, 3):
-            continue
-        kept = inlier.ravel().astype(bool)
         if kept.sum() >= _PAIR[0] and kept.mean() >= _PAIR[1]:
             found.append(Edge((i, j), first[kept], second[kept], float(kept.mean())))
     return tuple(found)

@@ -86,7 +86,6 @@ def read_cub(
 
     Raises:
         CollectionError: something is missing or malformed.
-        MissingExtraError: a list of cleaned photos is there and scipy is not installed.
     """
     base = SOURCE.find(root, (_LIST, "images", _BOXES, _PARTS, _PLACES, _SPLIT))
     annotation = _read_annotation(base)

@@ -66,7 +66,6 @@ def read_pf_willow(
 
     Raises:
         CollectionError: something is missing or malformed.
-        MissingExtraError: there are .mat files to read and scipy is not installed.
     """
     base = SOURCE.find(root, ())
     table = next((path for path in (base / _CSV, Path(root) / _CSV) if path.is_file()), None)
