@@ -15,13 +15,19 @@ def main(wheel: str) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     if tops != PACKAGES:
         sys.exit(f"The wheel holds {sorted(tops)}, not {sorted(PACKAGES)}.")
-    data = {"asic3d/py.typed", *(f"asic3d_integrations/report.{kind}" for kind in ("html", "css", "js"))}
+    data = {"asic3d/py.typed", *(f"asic3d_integrations/{name}" for name in _page_files())}
     if data - names:
         sys.exit(f"The wheel lacks {sorted(data - names)}.")
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or not str(spec.origin).startswith(sysconfig.get_path("purelib")):
             sys.exit(f"{package} is imported from {spec and spec.origin}, not from the wheel.")
+
+
+def _page_files() -> tuple[str, ...]:
+    """What the report and the explorer are made of."""
+    pages = (f"{page}.{kind}" for page in ("report", "explorer") for kind in ("html", "css", "js"))
+    return *pages, "explorer_maps.js", "explorer_drawing.js"
 
 
 if __name__ == "__main__":

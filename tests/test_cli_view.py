@@ -1,6 +1,7 @@
-"""asic3d view: the report, a window or a picture of the cameras, and what people are told."""
+"""asic3d view: the explorer, the report, a window or a picture of the cameras, and what people are told."""
 
 import json
+import subprocess
 import sys
 import webbrowser
 
@@ -9,7 +10,9 @@ import pytest
 from cli_runner import run
 from colmap_scene import files_below, model_of, scene
 from PIL import Image
+from planted_alignment import plant
 
+import asic3d
 from asic3d.errors import ExportError
 from asic3d.storage import write_json
 from asic3d_integrations.colmap import window
@@ -134,16 +137,87 @@ def test_a_damaged_model(mug, name, kept):
     assert "The model of COLMAP in 'mug/colmap/sparse/0' can't be read; make it again." in result.output
 
 
-@pytest.mark.parametrize("display", [True, False])
-def test_the_report(mug, monkeypatch, display):
+@pytest.fixture
+def no_browser(monkeypatch):
+    """No browser is opened; what would be is in the list."""
     opened = []
-    monkeypatch.setattr(window, "display_here", lambda: display)
+    monkeypatch.setattr(window, "display_here", lambda: True)
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
-    assert "holds no report.html" in run("view", "mug").output
+    return opened
+
+
+@pytest.mark.parametrize("display", [True, False])
+def test_the_report(mug, monkeypatch, no_browser, display):
+    monkeypatch.setattr(window, "display_here", lambda: display)
+    assert "holds no report.html" in run("view", "mug", "--report").output
     (mug / "mug" / "report.html").write_text("")
     expected = "Opened mug/report.html\n" if display else "Open this file in a browser: mug/report.html\n"
     before = files_below(mug)
-    assert run("view", "mug").output == expected
-    assert json.loads(run("view", "mug", "--json").output) == {"report": "mug/report.html", "opened": display}
-    assert opened == [(mug / "mug" / "report.html").as_uri()] * 2 * display
+    assert run("view", "mug", "--report").output == expected
+    printed = json.loads(run("view", "mug", "--report", "--json").output)
+    assert printed == {"report": "mug/report.html", "opened": display}
+    assert no_browser == [(mug / "mug" / "report.html").as_uri()] * 2 * display
     assert files_below(mug) == before  # looking changes nothing
+
+
+@pytest.fixture
+def aligned(mug, monkeypatch):
+    """The same run with three photos in it, and how often it was read."""
+    read = []
+    planted = plant(mug / "planted")
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: read.append(run) or planted)
+    return read
+
+
+def test_the_explorer_is_made_once_and_again_when_the_run_changed(mug, aligned, no_browser, monkeypatch):
+    page = mug / "mug" / "explorer.html"
+    first = run("view", "mug")
+    assert (first.exit_code, first.stdout) == (0, "Opened mug/explorer.html\n")
+    assert "Following the photos' points: " in first.stderr
+    content = page.read_bytes()
+    assert json.loads(run("view", "mug", "--json").output) == {"explorer": "mug/explorer.html", "opened": True}
+    monkeypatch.setattr(window, "display_here", lambda: False)
+    assert run("view", "mug").output == "Open this file in a browser: mug/explorer.html\n"
+    assert (len(aligned), page.read_bytes(), no_browser) == (1, content, [page.as_uri()] * 2)
+    write_json(mug / "mug" / "run.json", {"format_version": 1, "quality": {}})
+    assert run("view", "mug", "-q").output == ""
+    assert len(aligned) == 2
+    np.savez(mug / "mug" / "colmap" / "tracks.npz", track=np.zeros(0))
+    assert "The page is made without tracks. 'mug/colmap/tracks.npz' is damaged" in run("view", "mug").stderr
+    assert len(aligned) == 3
+    page.write_bytes(b"cut off")
+    assert run("view", "mug", "-q").exit_code == 0 and len(page.read_bytes()) > 50000
+    assert not (mug / "mug" / ".asic3d.lock").exists()
+
+
+def test_the_explorer_as_a_file(mug, aligned, no_browser):
+    result = run("view", "mug", "-o", "mug.html")
+    size = (mug / "mug.html").stat().st_size
+    assert (result.exit_code, result.stdout) == (0, f"Open this file in a browser: mug.html ({size / 1e6:.1f} MB)\n")
+    refused = run("view", "mug", "-o", "mug.html")
+    assert (
+        refused.output == "Error: 'mug.html' is there already, and nothing was changed. Replace it with --overwrite.\n"
+    )
+    printed = json.loads(run("view", "mug", "-o", "mug.html", "--overwrite", "--json").output)
+    assert printed == {"explorer": "mug.html", "bytes": size}
+    assert "'mug.png' is no name of a page" in run("view", "mug", "-o", "mug.png").output
+    assert not (mug / "mug" / "explorer.html").exists() and no_browser == []
+
+
+@pytest.mark.parametrize(
+    "words", [("--report", "-o", "x.html"), ("--report", "--open3d"), ("-o", "x.html", "--open3d")]
+)
+def test_one_thing_at_a_time(mug, words):
+    result = run("view", "mug", *words)
+    assert result.exit_code == 2
+    assert "Choose one of --report, -o FILE, and --open3d or --picture FILE." in result.output
+
+
+def test_an_explorer_of_a_run_that_is_being_changed(mug, aligned, no_browser):
+    code = "import sys, asic3d.run_lock as r\nwith r.hold_run('mug'): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        result = run("view", "mug")
+        other.stdin.close()
+    assert result.exit_code == 1 and "Another asic3d is writing to 'mug'" in result.output
+    assert aligned == [] and not (mug / "mug" / "explorer.html").exists()

@@ -65,8 +65,11 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = asic3d.aling  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("name", ["report.html", "report.css", "report.js"])
-def test_the_report_has_its_files_beside_its_code(name):
+PAGES = [f"{page}.{kind}" for page in ("report", "explorer") for kind in ("html", "css", "js")]
+
+
+@pytest.mark.parametrize("name", [*PAGES, "explorer_maps.js", "explorer_drawing.js"])
+def test_the_pages_have_their_files_beside_their_code(name):
     assert (resources.files("asic3d_integrations") / name).is_file()
 
 

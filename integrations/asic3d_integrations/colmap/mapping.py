@@ -206,7 +206,8 @@ def _held(attempt: _Attempt, model: Any, queue: Sequence[_Attempt]) -> list[_Att
     given = next(iter(attempt.cameras.cameras))
     if not _PLAUSIBLE[0] < focal / max(given.size) < _PLAUSIBLE[1]:
         return []
-    if any(one.fixed and abs(one.cameras.cameras[0].focal / focal - 1) < _SAME_FOCAL for one in queue):
+    tried = [camera.focal for one in queue if one.fixed for camera in one.cameras.cameras[:1]]
+    if any(abs(other / focal - 1) < _SAME_FOCAL for other in tried):
         return []
     cameras = replace(attempt.cameras, cameras=(replace(given, focal=focal, known=True),))
     settle = attempt.settle or not given.known
