@@ -1,6 +1,7 @@
 """All settings of an alignment: one frozen dataclass, checked when made; presets, and files of settings."""
 
 import dataclasses
+import difflib
 import math
 import tomllib
 import typing
@@ -214,7 +215,9 @@ def _check_names(settings: Iterable[str]) -> None:
     known = [item.name for item in dataclasses.fields(AlignmentConfig)]
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ConfigError(f"There is no setting '{unknown[0]}'; the settings are: {', '.join(known)}.")
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        meant = f"did you mean '{near[0]}'?" if near else f"the settings are: {', '.join(known)}."
+        raise ConfigError(f"There is no setting '{unknown[0]}'; {meant}")
 
 
 def _parse(name: str, wanted: type, value: Any) -> Any:

@@ -288,7 +288,7 @@ def _enable_heif() -> None:
     try:
         heif = importlib.import_module("pillow_heif")
     except ImportError:
-        raise UnreadableError('it is a HEIC photo; pip install "asic3d[heic]" to read it') from None
+        raise UnreadableError("it is a HEIC photo; pip install pillow-heif to read it") from None
     if "HEIF" not in Image.OPEN:
         heif.register_heif_opener()
 

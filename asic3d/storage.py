@@ -254,7 +254,7 @@ def _check_version(path: Path, version: Any, remedy: str) -> None:
     if version > FORMAT_VERSION:
         raise StorageError(
             f"'{path}' was made by a newer asic3d (format {version}; this one reads up to {FORMAT_VERSION}). "
-            "Update with 'pip install --upgrade asic3d'."
+            "Update asic3d as you installed it."
         )
 
 
@@ -368,18 +368,18 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
     Args:
         folder: the run folder; made when it is missing.
         overwrite: a finished run there may be replaced.
-        resume: a run there may be gone on with.
+        resume: an interrupted run there is to be gone on with; a finished one is replaced with ``overwrite`` alone.
 
     Raises:
-        StorageError: a finished run is there and neither is allowed, other things are, or it is not writable.
+        StorageError: a finished run is there and may not be replaced, other things are, or it is not writable.
     """
     folder = Path(folder)
     if _is_file(folder):
         raise StorageError(f"'{folder}' is a file. Choose a folder for the run with -o.")
-    if _is_file(folder / RUN_FILE) and not (overwrite or resume):
+    if _is_file(folder / RUN_FILE) and not overwrite:
         raise StorageError(
-            f"'{folder}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose "
-            "another folder with -o."
+            f"{'There is nothing to resume: ' * resume}'{folder}' holds a finished run. Replace it with --overwrite "
+            "(overwrite=True in Python), or choose another folder with -o."
         )
     with _clear_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

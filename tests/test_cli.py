@@ -333,13 +333,13 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_the_checkpoint(planted, monkeypatch)
     result = run("align", "photos", "--overwrite", "-o", "my run", "--seed", "0")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (
-        "Stopped. To go on from the last checkpoint: asic3d align --resume photos -o 'my run' --seed 0"
+        "Stopped. To go on from the last checkpoint: asic3d align --resume photos --overwrite -o 'my run' --seed 0"
     )
     checkpoint = Path("my run/checkpoint.safetensors")
     assert checkpoint.read_bytes() == b"half way"
 
     monkeypatch.setattr(asic3d, "align", lambda *a, **k: (checkpoint.read_bytes(), working(*a, **k))[1])
-    assert run("align", "--resume", "photos", "-o", "my run", "--seed", "0", "-q").exit_code == 0
+    assert run("align", "--resume", "photos", "--overwrite", "-o", "my run", "--seed", "0", "-q").exit_code == 0
     assert not checkpoint.exists()
 
 

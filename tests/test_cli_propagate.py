@@ -101,3 +101,14 @@ def test_photos_in_folders_keep_them_and_no_name_leads_out(tmp_path):
     climbing = plant(tmp_path / "photos", ("../a.jpg", "b.jpg", "c.jpg"))
     with pytest.raises(StorageError, match="is not that of a file"):
         list(write_edited(climbing, layer, "b.jpg", tmp_path / "out"))
+
+
+def test_nothing_is_painted_among_photos(planted):
+    there = sorted((planted / "photos").iterdir())
+    done = run("propagate", "--source", "a.jpg", "--edit", "edit.png", "-o", "photos", "--overwrite")
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1] == (
+        "Error: 'photos' holds other files, such as 'a.jpg', and nothing was painted. Choose an empty or new folder "
+        "with -o."
+    )
+    assert sorted((planted / "photos").iterdir()) == there

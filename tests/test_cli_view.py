@@ -106,7 +106,7 @@ def test_open3d_draws_the_picture_where_it_can(mug, monkeypatch):
 def test_without_open3d(mug, monkeypatch):
     monkeypatch.setitem(sys.modules, "open3d", None)
     result = run("view", "mug", "--open3d")
-    assert (result.exit_code, result.output) == (1, 'Error: The view needs Open3D: pip install "asic3d[viz]".\n')
+    assert (result.exit_code, result.output) == (1, "Error: The view needs Open3D: pip install open3d.\n")
 
 
 def test_without_cameras(mug):

@@ -153,7 +153,7 @@ def test_an_empty_model_is_drawn_and_written(tmp_path):
 
 def test_without_open3d_people_are_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "open3d", None)
-    with pytest.raises(MissingExtraError, match=r'^The view needs Open3D: pip install "asic3d\[viz\]"\.$'):
+    with pytest.raises(MissingExtraError, match=r"^The view needs Open3D: pip install open3d\.$"):
         geometries(scene_of(model_of()))
 
 

@@ -86,7 +86,10 @@ def test_an_unknown_preset_or_setting_names_those_that_there_are():
     assert str(caught.value) == f"There is no preset 'best'; {listed}"
     with pytest.raises(ConfigError) as caught:
         make_config("fast", sead="3")
-    assert str(caught.value) == f"There is no setting 'sead'; the settings are: {', '.join(FIELDS)}."
+    assert str(caught.value) == "There is no setting 'sead'; did you mean 'seed'?"
+    with pytest.raises(ConfigError) as caught:
+        make_config("fast", xyz="3")
+    assert str(caught.value) == f"There is no setting 'xyz'; the settings are: {', '.join(FIELDS)}."
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -142,7 +145,7 @@ def test_a_files_preset_gives_way_to_what_the_file_says_itself(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sead = 3", f"In '{{}}': There is no setting 'sead'; the settings are: {', '.join(FIELDS)}."),
+        ("sead = 3", "In '{}': There is no setting 'sead'; did you mean 'seed'?"),
         ("[steps]\nn = 1", "In '{}': The setting 'steps' takes a whole number, not {{'n': 1}}."),
         ("steps = 1.5", "In '{}': The setting 'steps' takes a whole number, not 1.5."),
         ('steps = "3"', "In '{}': The setting 'steps' takes a whole number, not '3'."),

@@ -148,7 +148,7 @@ def test_command_runs(command, place):
         sub = main.commands[words[0]]
         assert sub.make_context(words[0], words[1:]).params["weights"] == "model.safetensors"
         return
-    if words[0] == "align" and not {"-o", "--overwrite", "--resume", "--help"} & set(words):
+    if words[0] == "align" and not {"-o", "--overwrite", "--help"} & set(words):
         shutil.rmtree("asic3d_out")
     output = run([*words, "--photos", "2"] if words[0] == "demo" else words)
     if words[0] in ("align", "demo") and "--help" not in words:

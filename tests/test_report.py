@@ -13,6 +13,7 @@ from PIL import Image
 from planted_alignment import RADII, SIZES, canonical_of_pixels, picture, plant, to_canonical
 
 from asic3d.errors import StorageError
+from asic3d.judgement import UNRELATED
 from asic3d_integrations import pictures, verdict
 from asic3d_integrations.report import write_report
 from asic3d_integrations.sampled_matches import sample_matches
@@ -513,3 +514,10 @@ def test_hopeless_alignments_are_reported_too(planted, tmp_path, change):
     _, text = page_of(hopeless, tmp_path / "run")
     assert ('class="badge poor"' in text) == (change != "one place")
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
+
+
+def test_of_unrelated_photos_no_figure_is_good(planted):
+    chance = replace(planted, quality={**planted.quality, "support": 0.99 * UNRELATED})
+    assert verdict.verdict(chance)[0] == "poor"
+    assert set(verdict.photo_levels(chance)) == {"poor"}
+    assert {figure.level for figure in verdict.quality_figures(chance)} == {"poor"}

@@ -334,7 +334,7 @@ def test_a_run_of_a_newer_version(folder):
         load_alignment(folder)
     assert str(caught.value) == (
         f"'{folder / RUN}' was made by a newer asic3d (format {FORMAT_VERSION + 1}; this one reads up to "
-        f"{FORMAT_VERSION}). Update with 'pip install --upgrade asic3d'."
+        f"{FORMAT_VERSION}). Update asic3d as you installed it."
     )
 
 

@@ -192,7 +192,7 @@ def test_newer_format(tmp_path):
             read()
         assert str(caught.value) == (
             f"'{path}' was made by a newer asic3d (format 2; this one reads up to 1). "
-            "Update with 'pip install --upgrade asic3d'."
+            "Update asic3d as you installed it."
         )
 
 
@@ -356,8 +356,10 @@ def test_prepare_output_keeps_a_finished_run(tmp_path):
         f"'{tmp_path}' holds a finished run. Replace it with --overwrite (overwrite=True in Python), or choose another "
         "folder with -o."
     )
+    with pytest.raises(StorageError, match=r"^There is nothing to resume: '.*' holds a finished run. Replace it"):
+        prepare_output(tmp_path, resume=True)
     prepare_output(tmp_path, overwrite=True)
-    prepare_output(tmp_path, resume=True)
+    prepare_output(tmp_path, overwrite=True, resume=True)
     assert (tmp_path / "run.json").read_text() == "{}"
 
 

@@ -69,6 +69,6 @@ def _how_to_go_on(arguments: list[str], run: Path) -> str:
 
     if not (run / CHECKPOINT).exists():
         return "Stopped before there was anything to go on from. Give the same command to begin again."
-    kept = [word for word in arguments if word not in ("--overwrite", "--resume")]
+    kept = [word for word in arguments if word != "--resume"]
     command = shlex.join(["asic3d", *kept[:1], "--resume", *kept[1:]])
     return f"Stopped. To go on from the last checkpoint: {command}"

@@ -94,7 +94,7 @@ def _lines(export: "Export") -> list[str]:
     ]
     lines += [*left, *_copied_lines(export.images)]
     if not report["hloc"]:
-        lines.append('hloc\'s features.h5 and matches.h5 need h5py: pip install "asic3d[hloc]".')
+        lines.append("hloc's features.h5 and matches.h5 need h5py: pip install h5py.")
     lines += [
         *_mapping_lines(report.get("mapping", {})),
         "",

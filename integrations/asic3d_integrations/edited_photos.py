@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from asic3d.errors import StorageError
+from asic3d.photo_folder import shown
 from asic3d.propagation import painted
 from asic3d.storage import atomic_write, inside
 from asic3d_integrations.contact_sheets import CELL, sheet_of
@@ -60,15 +61,31 @@ def write_edited(
     Raises:
         EditError: the edit can't be used.
         CollectionError: there is no such photo, or one has changed since it was loaded.
-        StorageError: a file is there already and ``overwrite`` is not set, or the folder can't be written.
+        StorageError: the folder holds other things or can't be written, or a file is there already and ``overwrite``
+            is not set.
     """
     places = {name: inside(folder, f"{name}.png") for name in alignment.names}
     if layers:
         places |= {f"layers/{name}": inside(folder, f"layers/{name}.png") for name in alignment.names}
+    _refuse_foreign(folder)
+    painting = alignment.propagate(edit, source=source)
     for path in places.values():
         if path.exists() and not overwrite:
             raise StorageError(f"'{path}' is there already. Replace it with --overwrite, or choose a folder with -o.")
-    return _written(alignment, alignment.propagate(edit, source=source), folder, places)
+    return _written(alignment, painting, folder, places)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Keeps painted photos out of folders that hold other things: among photos they would be taken for such."""
+    try:
+        others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        return  # not there yet, or writing into it will say why not
+    if others and SHEET not in others:
+        raise StorageError(
+            f"'{folder}' holds other files, such as {shown(min(others))}, and nothing was painted. Choose an empty or "
+            "new folder with -o."
+        )
 
 
 def _written(

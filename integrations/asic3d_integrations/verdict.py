@@ -91,7 +91,7 @@ class Figure:
 
 def quality_figures(alignment: "Alignment") -> tuple[Figure, ...]:
     """Every quality figure of an alignment, explained."""
-    nothing = shows_nothing(alignment)  # then the photos agree because there is nothing to disagree about
+    nothing = _tells_nothing(alignment)
     return tuple(_figure(name, value, nothing) for name, value in alignment.quality.items())
 
 
@@ -120,7 +120,7 @@ def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
     """The word for each photo's fit, by itself and compared with the others; poor where there is nothing to fit."""
     from asic3d.judgement import OUTLIER
 
-    fits, bare, nothing = photo_fits(alignment), bare_photos(alignment), shows_nothing(alignment)
+    fits, bare, nothing = photo_fits(alignment), bare_photos(alignment), _tells_nothing(alignment)
     usual = median(fits)
     return tuple(
         POOR
@@ -150,12 +150,10 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
             POOR,
             "These photos are all the same picture, or without shapes: there is nothing to compare in them.",
         )
-    from asic3d.judgement import UNRELATED
-
     if _untrained(alignment):
         return POOR, "The training has not brought the photos together yet; points are mostly guesses."
 
-    if alignment.quality.get("support", UNRELATED) < UNRELATED:
+    if _unrelated(alignment):
         return POOR, "These photos do not seem to show one thing: what was found in common is mostly chance."
     levels = photo_levels(alignment)
     poor = [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == POOR]
@@ -171,6 +169,18 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
             f"{count - len(poor)} of {count} photos fit together; {_listed(poor)} hardly {_fit(poor)} the others.",
         )
     return POOR, f"Only {count - len(poor)} of {count} photos fit together; the points below are mostly guesses."
+
+
+def _tells_nothing(alignment: "Alignment") -> bool:
+    """Whether the photos agree because there is nothing to disagree about, or by chance."""
+    return shows_nothing(alignment) or _unrelated(alignment)
+
+
+def _unrelated(alignment: "Alignment") -> bool:
+    """Whether no two photos seem to show one thing."""
+    from asic3d.judgement import UNRELATED
+
+    return alignment.quality.get("support", UNRELATED) < UNRELATED
 
 
 def _untrained(alignment: "Alignment") -> bool:

@@ -87,7 +87,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise MissingExtraError('hloc\'s files need h5py: pip install "asic3d[hloc]".') from None
+        raise MissingExtraError("hloc's files need h5py: pip install h5py.") from None
     return h5py
 
 

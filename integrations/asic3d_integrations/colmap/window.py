@@ -31,7 +31,7 @@ def open3d() -> Any:
     try:
         import open3d as library  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise MissingExtraError('The view needs Open3D: pip install "asic3d[viz]".') from None
+        raise MissingExtraError("The view needs Open3D: pip install open3d.") from None
     except OSError as error:  # a system library is missing, mostly libusb or libGL
         raise MissingExtraError(
             f"Open3D can't be loaded ({error}). It needs system libraries: on Debian and Ubuntu, apt-get install "
