@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from asic3d.config import Progress, ProgressCallback
-from asic3d.content import holds_shapes, one_colour, same_picture
+from asic3d.content import first_of_picture, holds_shapes, one_colour, same_picture
 from asic3d.decoding import Decoded, UnreadableError, decode, decode_mask, quiet_pillow
 from asic3d.errors import CollectionError, CollectionWarning
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
@@ -314,6 +314,7 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
             f"There are {len(photos)} photos. asic3d is made for 2 to {MOST_PHOTOS}: its time grows with every pair."
         )
     bare = [photo for photo in photos if not holds_shapes(photo.pixels)]
+    empty = {photo.name for photo in bare}
     if not bare and same_picture([photo.pixels for photo in photos]):
         notes.append(f"All {len(photos)} photos show the same picture: nothing can be learned by comparing them.")
     else:
@@ -322,6 +323,7 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
             if photo.duplicate_of is not None:
                 copies.setdefault(photo.duplicate_of, []).append(photo.name)
         notes += [f"The same file as {shown(first)}: {listed(names)}." for first, names in copies.items()]
+        notes += _saved_again([photo for photo in photos if photo.name not in empty and photo.duplicate_of is None])
     flat = [photo.name for photo in bare if one_colour(photo.pixels)]
     if flat:
         notes.append(f"Of one colour all over, so that nothing can be matched in it: {listed(flat)}.")
@@ -332,3 +334,15 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
     if masks_wanted and unmasked:
         notes.append(f"Without a mask, so that the object is found from the photos alone: {listed(unmasked)}.")
     return notes
+
+
+def _saved_again(photos: Sequence[Photo]) -> list[str]:
+    """Which photos show the same picture in different files."""
+    copies: dict[int, list[str]] = {}
+    for index, first in enumerate(first_of_picture([photo.pixels for photo in photos])):
+        if first != index:
+            copies.setdefault(first, []).append(photos[index].name)
+    return [
+        f"The same picture as {shown(photos[first].name)}: {listed(names)}. Keep one of them."
+        for first, names in copies.items()
+    ]

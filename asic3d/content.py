@@ -62,12 +62,39 @@ def _without_shading(values: np.ndarray) -> np.ndarray:
     return (flat - course @ np.linalg.lstsq(course, flat, rcond=None)[0]).reshape(values.shape)
 
 
+def first_of_picture(pictures: Sequence[np.ndarray]) -> list[int]:
+    """For each photo the first one that shows the same picture, however large or compressed: itself, mostly.
+
+    Args:
+        pictures: (h, w, 3) uint8 each.
+
+    Example:
+        >>> bar = np.repeat(np.linspace(0, 255, 64), 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+        >>> first_of_picture([bar, bar[::-1], bar // 2 * 2])
+        [0, 1, 0]
+    """
+    small = _small(pictures)
+    found: list[int] = []
+    for index, picture in enumerate(small):
+        same = (earlier for earlier in range(index) if found[earlier] == earlier and _alike(picture, small[earlier]))
+        found.append(next(same, index))
+    return found
+
+
 def same_picture(pictures: Sequence[np.ndarray]) -> bool:
     """Whether all photos show the same picture, however large or compressed.
 
     Args:
         pictures: (h, w, 3) uint8 each.
     """
-    side = max(1, min(_COMPARED, *(min(pixels.shape[:2]) // 4 for pixels in pictures)))
-    small = [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).astype(np.int16) for pixels in pictures]
-    return all(bool((np.abs(picture - small[0]) <= _ALIKE).all()) for picture in small[1:])
+    small = _small(pictures)
+    return all(_alike(picture, small[0]) for picture in small[1:])
+
+
+def _small(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    side = max(1, min([_COMPARED, *(min(pixels.shape[:2]) // 4 for pixels in pictures)]))
+    return [cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).astype(np.int16) for pixels in pictures]
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool((np.abs(one - other) <= _ALIKE).all())

@@ -1,6 +1,6 @@
 """The fit: rounds of matching with what is known and solving for the maps into the canonical plane."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,7 @@ class Problem:
         pairs: (E, 2) int64, the pairs of photos that are matched.
         buddies: best buddies by the cosine alone.
         support: (E,) float64, weight of each pair's best buddies that agree on one map.
+        first: (N,) int64, for each photo the first one that shows the same picture.
         flips: (N,) bool, the photos that are mirrored.
         start: (N, 3, 2) float64, upright affine maps of the objects to one place and size.
         bending: stiffness of the spline in each round.
@@ -193,18 +194,22 @@ class Problem:
     pairs: Tensor
     buddies: BestBuddies
     support: Tensor
+    first: Tensor
     flips: Tensor
     start: Tensor
     bending: list[float]
 
     @staticmethod
-    def of(maps: FeatureMaps, recurring: Tensor, config: AlignmentConfig) -> "Problem":
+    def of(
+        maps: FeatureMaps, recurring: Tensor, config: AlignmentConfig, first: Sequence[int] | None = None
+    ) -> "Problem":
         """The problem of N photos.
 
         Args:
             maps: their features.
             recurring: (N, G, G) float32, probability of the object.
             config: the settings.
+            first: for each photo the first one that shows the same picture; None where all differ.
 
         Raises:
             AlignmentError: nothing in the photos can be matched.
@@ -234,6 +239,7 @@ class Problem:
             pairs=pairs,
             buddies=buddies,
             support=support.amax(1),
+            first=torch.tensor(range(len(maps)) if first is None else first, device=pairs.device),
             flips=flips,
             start=oriented(start, flips * MIRRORED),
             bending=np.geomspace(max(_STIFFEST, config.bending), config.bending, max(splines, 1)).tolist(),
@@ -251,8 +257,16 @@ class Problem:
 
     @property
     def supported(self) -> Tensor:
-        """(N,) float64: how well each photo goes with others, as :func:`asic3d.orientations.photo_support` has it."""
-        return photo_support(self.support, self.pairs, (self.probability * self._mask()).sum(1))
+        """(N,) float64: how well each photo goes with others, as :func:`asic3d.orientations.photo_support` has it.
+
+        Copies of one picture count as one photo: they would go together better than any two photos do.
+        """
+        objects = (self.probability * self._mask()).sum(1)
+        kept, place = self.first.unique(return_inverse=True)
+        if len(kept) in (1, len(objects)):
+            return photo_support(self.support, self.pairs, objects)
+        among = torch.isin(self.pairs, kept).all(1)
+        return photo_support(self.support[among], place[self.pairs[among]], objects[kept])[place.cpu()]
 
     def _mask(self) -> Tensor:
         """(N, G * G) float32: 1 for the cells that show the object."""

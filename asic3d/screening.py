@@ -16,6 +16,7 @@ from torch import Tensor
 from asic3d.backbones import Backbone
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig, ProgressCallback
+from asic3d.content import first_of_picture
 from asic3d.features import FeatureMaps, extract_features
 from asic3d.fitting import Problem
 from asic3d.foreground import Foreground, find_foreground
@@ -109,7 +110,8 @@ def _compared(photos: Photos, backbone: Backbone, cache: Path | None, seconds: d
     """The same with the problem that is to be solved: all photos' matches, and which photos face the other way."""
     config, maps, recurring = photos.config, photos.maps, photos.foreground.recurring
     with timed(seconds, "canonical"):
-        problem = Problem.of(maps, recurring, config)
+        first = first_of_picture([photo.pixels for photo in photos.collection])
+        problem = Problem.of(maps, recurring, config, first)
         if problem.flips.any():  # best buddies of unmirrored photos hint at it; those of mirror images are sure
             flips = look_mirrored(photos.collection, backbone, recurring, maps.quarters, config, cache)
             problem = problem.mirrored(flips)

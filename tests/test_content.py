@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from asic3d.content import holds_shapes, one_colour, same_picture
+from asic3d.content import first_of_picture, holds_shapes, one_colour, same_picture
 from asic3d.rendering import render_collection
 
 
@@ -70,3 +70,11 @@ def test_copies_are_the_same_picture_and_others_are_not(rendered):
         pixels[200:214, place : place + 14] = (60, 60, 120)
     assert not same_picture(moved)
     assert not same_picture([rendered[0], rendered[0], rendered[3]])
+
+
+def test_pictures_that_were_saved_again_are_told_from_others(rendered):
+    first, other = rendered[:2]
+    _, packed = cv2.imencode(".jpg", first, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    again = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+    half = cv2.resize(first, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    assert first_of_picture([first, other, again, half]) == [0, 1, 0, 0]

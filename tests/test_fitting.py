@@ -309,3 +309,17 @@ def test_the_fingerprint_may_hold_any_letters(planted, whole, tmp_path):
     found, rounds = rounds_and_result(planted, checkpoint)
     assert rounds == ROUNDS - 2
     assert_identical(found, whole)
+
+
+def test_copies_of_a_picture_count_once_where_support_is_compared(planted):
+    """Three files of one picture go together better than any two photos do, and would make strangers of the others."""
+    order = [0, 1, 2, 3, 0, 0]
+    maps = FeatureMaps(planted.maps.features[order], planted.maps.valid[order])
+    objects = planted.recurring[order]
+    plain = Problem.of(maps, objects, CONFIG)
+    known = Problem.of(maps, objects, CONFIG, [0, 1, 2, 3, 0, 0])
+    alone = Problem.of(FeatureMaps(maps.features[:4], maps.valid[:4]), objects[:4], CONFIG)
+    assert torch.allclose(known.supported[:4], alone.supported, rtol=0.15)  # the principal axes hear the copies
+    assert torch.equal(known.supported[4:], known.supported[:1].expand(2))
+    assert plain.supported[0] > 1.05 * known.supported[0]
+    assert torch.equal(Problem.of(maps, objects, CONFIG, [0] * 6).supported, plain.supported)
