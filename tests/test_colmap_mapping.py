@@ -9,7 +9,7 @@ from colmap_scene import scene
 from asic3d.metrics import score_poses
 from asic3d.tracks import MatchGraph, graph_of_tracks
 from asic3d_integrations.colmap.cameras import Camera, Cameras
-from asic3d_integrations.colmap.mapping import MapOptions, Mapped, map_graph
+from asic3d_integrations.colmap.mapping import GLOBAL, MapOptions, Mapped, map_graph
 from asic3d_integrations.colmap.self_check import edges_of_matches
 
 pytest.importorskip("pycolmap")
@@ -40,6 +40,16 @@ def test_a_planted_scene_is_found_and_trusted_and_repeats():
     assert score.median(score.rotation) < 1 and score.auc(5) > 0.8
     assert mapped.verdict.trusted and mapped.verdict.words.startswith("These poses look right. 5 of 5 photos")
     assert mapped.verdict.fitting == 1 and mapped.verdict.judged == 1
+    assert all((mapped.poses[name][0] == again.poses[name][0]).all() for name in graph.names)
+
+
+def test_the_global_mapper_finds_a_planted_scene_in_one_go():
+    graph, cameras, truth = planted()
+    edges = edges_of_matches(graph)
+    mapped, again = (map_graph(graph, cameras, edges, MapOptions(mapper=GLOBAL)) for _ in range(2))
+    score = errors(mapped, graph.names, truth)
+    assert score.registered == 5 and score.median(score.rotation) < 1
+    assert mapped.verdict.trusted and len(mapped.facts["tried"]) == 1
     assert all((mapped.poses[name][0] == again.poses[name][0]).all() for name in graph.names)
 
 

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 @click.option("--add-to", "database", metavar="DATABASE", type=FOLDER,
               help="Also add the matches to a copy of this database of COLMAP.")  # fmt: skip
 @click.option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")
+@click.option("--mapper", type=click.Choice(["incremental", "global"]), default="incremental", show_default=True,
+              help="With --map: COLMAP's mapper.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="With --map: exit with 1 where the cameras can't be trusted.")
 @click.option("--force", is_flag=True, help="With --map: look for cameras also where they would mean nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")

@@ -23,7 +23,7 @@ from asic3d_integrations.colmap.database import Content, Verification, write_dat
 from asic3d_integrations.colmap.exchange import h5py_here, write_hloc, write_pairs, write_text, write_tracks
 from asic3d_integrations.colmap.exported import FORMAT, REPORT, files_below, refuse_earlier
 from asic3d_integrations.colmap.images import FOLDER, Images, plan_images, write_images, write_masks
-from asic3d_integrations.colmap.mapping import Mapped, guess_cameras
+from asic3d_integrations.colmap.mapping import INCREMENTAL, MapOptions, Mapped, guess_cameras
 from asic3d_integrations.colmap.poses import STAGES as POSES
 from asic3d_integrations.colmap.reconstruction import mapping_facts, reconstruct, write_reconstruction
 from asic3d_integrations.colmap.sources import AUTO, CANONICAL, Source, find_tracks
@@ -61,6 +61,7 @@ class ExportOptions:
         map: look for the cameras' poses.
         force: look for them also where they would mean nothing.
         seed: of the verification.
+        mapper: COLMAP's mapper, one of mapping.MAPPERS.
         overwrite: replace an earlier export.
     """
 
@@ -77,6 +78,7 @@ class ExportOptions:
     map: bool = False
     force: bool = False
     seed: int = 0
+    mapper: str = INCREMENTAL
     overwrite: bool = False
 
 
@@ -157,6 +159,7 @@ def export_colmap(
             seed=options.seed,
             progress=told,
             cameras=start if options.map else None,
+            mapper=options.mapper,
         )
         graph = source.graph
         if images.copies:
@@ -231,7 +234,7 @@ def _mapped(
     """The poses, written, and what the report says about them; or why they were not looked for."""
     if source.doubt and not options.force:
         return None, {"refused": source.doubt}
-    mapped = reconstruct(source, cameras, options.seed, told)
+    mapped = reconstruct(source, cameras, MapOptions(seed=options.seed, mapper=options.mapper), told)
     write_reconstruction(mapped, new, images, new / FOLDER if images.copies else root)
     return mapped, mapping_facts(mapped, source, cameras)
 

@@ -31,17 +31,24 @@ _AS_GOOD, _AS_GOOD_PIXELS, _OTHER = 1.5, 0.05, 10.0
 """Error of the best model, as a factor and more pixels, up to which others count, and degrees by which they differ."""
 
 
+_FEWEST = 3  # photos of a model
+INCREMENTAL, GLOBAL = "incremental", "global"
+MAPPERS = (INCREMENTAL, GLOBAL)
+
+
 @dataclass(frozen=True)
 class MapOptions:
     """How to find poses.
 
     Attributes:
         seed: of COLMAP's random samples.
-        thorough: try other focal lengths where the first one does not register all photos.
+        thorough: try other focal lengths where the first one does not register all photos; incremental mapping only.
+        mapper: one of MAPPERS.
     """
 
     seed: int = 0
     thorough: bool = True
+    mapper: str = INCREMENTAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +112,7 @@ def map_graph(
     tried: list[str] = []
     queue = [_Attempt("the cameras as given", cameras), *_others(cameras, options)]
     for done, attempt in enumerate(queue, 1):
-        models = _run(graph, attempt, options.seed)
+        models = _run(graph, attempt, options)
         told(Progress("mapping", done, len(queue)))
         if not models:
             tried.append(f"{attempt.name}: no model")
@@ -115,7 +122,7 @@ def map_graph(
         found += made
         if any(one.verdict.trusted and one.verdict.photos == len(graph) and not one.joined for one in made):
             break
-        if options.thorough and models[0].num_reg_images() < len(graph):
+        if options.thorough and options.mapper == INCREMENTAL and models[0].num_reg_images() < len(graph):
             queue += _held(attempt, made[-1].models[0], queue)
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
     if not found:
@@ -249,7 +256,7 @@ def _adjust(model: Any, *, settle: bool) -> None:
 
 
 def _others(cameras: Cameras, options: MapOptions) -> list[_Attempt]:
-    if not options.thorough:
+    if not options.thorough or options.mapper == GLOBAL:
         return []
     found = [_Attempt("fewer inliers asked for", cameras, loose=True)]
     if any(camera.known for camera in cameras.cameras):
@@ -260,25 +267,41 @@ def _others(cameras: Cameras, options: MapOptions) -> list[_Attempt]:
     return found
 
 
-def _run(graph: MatchGraph, attempt: _Attempt, seed: int) -> list[Any]:
+def _run(graph: MatchGraph, attempt: _Attempt, how: MapOptions) -> list[Any]:
     """COLMAP's models, the largest first."""
-    pycolmap = quiet_pycolmap()
+    pycolmap, seed = quiet_pycolmap(), how.seed
     error = max(graph.deviation, 1.0)
     verification = Verification(_VERIFIED * error, min_inlier_ratio=0.25, seed=seed)
     with tempfile.TemporaryDirectory(prefix="asic3d-mapping-") as folder:
         root = Path(folder)
         write_database(graph, attempt.cameras, root / "database.db", verification=verification)
         (root / "models").mkdir()
-        options = _pipeline_options(pycolmap, attempt, error, seed)
-        models = list(pycolmap.incremental_mapping(root / "database.db", root, root / "models", options).values())
-    return sorted(models, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+        if how.mapper == GLOBAL:
+            found = pycolmap.global_mapping(
+                root / "database.db", root, root / "models", _global_options(pycolmap, seed)
+            )
+        else:
+            options = _pipeline_options(pycolmap, attempt, error, seed)
+            found = pycolmap.incremental_mapping(root / "database.db", root, root / "models", options)
+    return sorted(found.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
+
+def _global_options(pycolmap: Any, seed: int) -> Any:
+    """COLMAP's settings of global mapping, on one thread, so that it repeats."""
+    options = pycolmap.GlobalPipelineOptions()
+    options.num_threads, options.random_seed, options.min_model_size = 1, seed, _FEWEST
+    mapper = options.mapper
+    mapper.num_threads, mapper.random_seed = 1, seed
+    mapper.rotation_averaging.random_seed = mapper.global_positioning.random_seed = seed
+    mapper.global_positioning.use_gpu = False
+    return options
 
 
 def _pipeline_options(pycolmap: Any, attempt: _Attempt, error: float, seed: int) -> Any:
     """COLMAP's settings, with pixels in proportion to the expected error of a keypoint."""
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads, options.random_seed, options.extract_colors = 1, seed, False
-    options.min_model_size = 3
+    options.min_model_size = _FEWEST
     mapper, triangulation = options.mapper, options.triangulation
     mapper.num_threads, mapper.random_seed, triangulation.random_seed = 1, seed, seed
     for owner, name in (

@@ -9,8 +9,8 @@ from asic3d.config import Progress
 from asic3d.tracks import MatchGraph
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras
 from asic3d_integrations.colmap.edges import Edge
+from asic3d_integrations.colmap.mapping import INCREMENTAL, MapOptions, Mapped, guess_cameras, map_graph
 from asic3d_integrations.colmap.mapping import STAGES as MAPPING
-from asic3d_integrations.colmap.mapping import MapOptions, Mapped, guess_cameras, map_graph
 from asic3d_integrations.colmap.refined import STAGES as REFINING
 from asic3d_integrations.colmap.refined import RefineOptions, refined_graph
 from asic3d_integrations.colmap.self_check import edges_of_matches
@@ -29,11 +29,13 @@ class PoseOptions:
         refine: how to find tracks.
         gate: try ordinary SIFT first and take its model where it registers all photos and passes the self-check.
         thorough: as :class:`MapOptions` has it.
+        mapper: as :class:`MapOptions` has it; the gate's model is an incremental one.
     """
 
     refine: RefineOptions = field(default_factory=RefineOptions)
     gate: bool = True
     thorough: bool = True
+    mapper: str = INCREMENTAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,11 @@ def find_poses(
             return ordinary
     refined = refined_graph(source, options.refine, progress)
     mapped = map_graph(
-        refined.graph, cameras, refined.edges, MapOptions(options.refine.seed, options.thorough), progress
+        refined.graph,
+        cameras,
+        refined.edges,
+        MapOptions(options.refine.seed, options.thorough, options.mapper),
+        progress,
     )
     found = Poses(mapped, refined.graph, refined.edges, cameras, "flow", refined.facts)
     if ordinary is None or _rank(found) >= _rank(ordinary):

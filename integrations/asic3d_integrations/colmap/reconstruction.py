@@ -19,16 +19,16 @@ from asic3d_integrations.colmap.sources import Source
 SPARSE, SCENE, CLOUD = "sparse", "scene.glb", "scene.ply"
 
 
-def reconstruct(source: Source, cameras: Cameras, seed: int, progress: Callable[[Progress], None]) -> Mapped:
+def reconstruct(source: Source, cameras: Cameras, options: MapOptions, progress: Callable[[Progress], None]) -> Mapped:
     """The photos' poses: those that came with the tracks, else what the mapper makes of them.
 
     Args:
         source: the tracks.
         cameras: where to start.
-        seed: of COLMAP's random samples.
+        options: how.
         progress: called with the stage ``mapping``.
     """
-    return source.mapped or map_graph(source.graph, cameras, source.edges, MapOptions(seed=seed), progress)
+    return source.mapped or map_graph(source.graph, cameras, source.edges, options, progress)
 
 
 def write_reconstruction(mapped: Mapped, folder: Path, images: Images, image_folder: Path) -> None:

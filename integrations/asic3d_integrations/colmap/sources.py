@@ -9,7 +9,7 @@ from asic3d.errors import ExportError
 from asic3d.tracks import MatchGraph, canonical_tracks, taking_part
 from asic3d_integrations.colmap.cameras import Cameras
 from asic3d_integrations.colmap.edges import Edge
-from asic3d_integrations.colmap.mapping import Mapped
+from asic3d_integrations.colmap.mapping import INCREMENTAL, Mapped
 from asic3d_integrations.colmap.poses import PoseOptions, find_poses
 from asic3d_integrations.colmap.refined import RefineOptions, refined_graph
 
@@ -58,6 +58,7 @@ def find_tracks(
     seed: int,
     progress: Callable[[Progress], None],
     cameras: Cameras | None = None,
+    mapper: str = INCREMENTAL,
 ) -> Source:
     """Finds tracks, and the cameras' poses where that is wished.
 
@@ -73,13 +74,14 @@ def find_tracks(
         seed: of every draw.
         progress: called after each step.
         cameras: look for poses too, and start from these cameras.
+        mapper: by which; one of mapping.MAPPERS. With the global one SIFT alone is no answer.
 
     Raises:
         ExportError: no tracks.
     """
     if kind == CANONICAL:
         return _canonical(alignment, max_tracks, min_views, progress, _NOT_EXACT, {})
-    found = _exact(alignment, RefineOptions(seed=seed, sift=sift), progress, cameras)
+    found = _exact(alignment, RefineOptions(seed=seed, sift=sift), progress, cameras, mapper)
     part = len(taking_part(alignment))
     together = _held_together(found.edges, part)
     facts = {**found.facts, "together": together}
@@ -103,14 +105,19 @@ def _exact(
     options: RefineOptions,
     progress: Callable[[Progress], None],
     cameras: Cameras | None,
+    mapper: str,
 ) -> Source:
     """Exact tracks, with poses where cameras are given."""
     if cameras is None:
         refined = refined_graph(alignment, options, progress)
         return Source(REFINED, refined.graph, refined.edges, "", refined.facts)
-    poses = find_poses(alignment, PoseOptions(refine=options, gate=options.sift), progress, cameras)
+    poses = find_poses(alignment, _pose_options(options, mapper), progress, cameras)
     kind = SIFT if poses.source == "sift" else REFINED
     return Source(kind, poses.graph, poses.edges, "", poses.facts, poses.mapped)
+
+
+def _pose_options(options: RefineOptions, mapper: str) -> PoseOptions:
+    return PoseOptions(refine=options, gate=options.sift and mapper == INCREMENTAL, mapper=mapper)
 
 
 _NOT_EXACT = (
