@@ -409,10 +409,16 @@ def _thinned(usable: Tensor, share: int) -> Tensor:
 
     A photo with too few of them keeps more.
     """
-    line = torch.arange(usable.shape[1], device=usable.device)
-    black = (line[:, None] + line) % 2 == 0
+    black = chessboard(usable)
+    fields = black & (torch.arange(usable.shape[1], device=usable.device) % 2 == 0)
     found = usable
-    for pattern in (black, black & (line % 2 == 0))[: 1 if share == 2 else 2]:
-        enough = (usable & pattern).flatten(1).sum(1) >= _FEWEST_CELLS
-        found = torch.where(enough[:, None, None], usable & pattern, found)
+    for fewer in (black, fields)[: 1 if share == 2 else 2]:
+        enough = fewer.flatten(1).sum(1) >= _FEWEST_CELLS
+        found = torch.where(enough[:, None, None], fewer, found)
     return found
+
+
+def chessboard(cells: Tensor) -> Tensor:
+    """Every second of (..., G, G) bool cells: the black fields."""
+    line = torch.arange(cells.shape[-1], device=cells.device)
+    return cells & ((line[:, None] + line) % 2 == 0)

@@ -15,7 +15,7 @@ from asic3d.collection import Photo
 from asic3d.coordinates import photo_cells
 from asic3d.errors import AlignmentError
 from asic3d.features import describe, extract_photo
-from asic3d.fitting import OBJECT, match_weights, object_cells
+from asic3d.fitting import OBJECT, chessboard, match_weights, object_cells
 from asic3d.foreground import classify, mask_cells, sharpen
 from asic3d.orientations import MIRRORED, UPRIGHT, oriented, pair_support, photo_support
 from asic3d.photo_folder import shown
@@ -86,7 +86,7 @@ def _looked_at(alignment: "Alignment", photo: Photo, backbone: Backbone, turns: 
     everywhere = torch.cat([space.valid, valid.flatten()[None]]).reshape(likely.shape)
     objects = object_cells(likely, everywhere)
     cells = pack_cells(objects)
-    few = pack_cells(_chessboard(objects))
+    few = pack_cells(chessboard(objects))
     buddies = find_best_buddies(torch.cat([space.descriptors, descriptors[None]]), cells, pairs)
     weight = match_weights(buddies, likely.flatten(1), config.similarity_power)
     start = oriented(start_affine((probability * valid)[None]), torch.tensor([turns]))
@@ -177,7 +177,7 @@ def usual_support(alignment: "Alignment") -> float:
     chosen = [known[k] for k in np.linspace(0, len(known) - 1, min(len(known), _WITNESSES)).round().astype(int)]
     space, objects = alignment.space, alignment.foreground[chosen]
     likely = objects.flatten(1)
-    cells = pack_cells(_chessboard(object_cells(objects, space.valid[chosen].reshape(objects.shape))))
+    cells = pack_cells(chessboard(object_cells(objects, space.valid[chosen].reshape(objects.shape))))
     if not cells.used.any():
         return 0.0
     pairs = torch.combinations(torch.arange(len(chosen), device=likely.device))
@@ -185,9 +185,3 @@ def usual_support(alignment: "Alignment") -> float:
     weight = match_weights(buddies, likely, alignment.config.similarity_power)
     support = pair_support(buddies, weight, space.canonical[chosen].double(), pairs, (0,))
     return float(photo_support(support[:, 0], pairs, likely.sum(1)).median())
-
-
-def _chessboard(cells: Tensor) -> Tensor:
-    """Every second of (..., G, G) bool cells, as in the fit."""
-    line = torch.arange(cells.shape[-1], device=cells.device)
-    return cells & ((line[:, None] + line) % 2 == 0)

@@ -121,20 +121,25 @@ def _show_explorer(console: Console, run: Path) -> None:
 
 
 def _save_explorer(console: Console, run: Path, path: Path, overwrite: bool) -> None:
-    from asic3d.errors import StorageError
     from asic3d.storage import atomic_write, read_run
 
     read_run(run)
     if path.suffix.lower() not in (".html", ".htm"):
         raise click.BadParameter(f"'{path}' is no name of a page; write one that ends in .html.", param_hint="-o")
-    if path.exists() and not overwrite:
-        raise StorageError(f"'{path}' is there already, and nothing was changed. Replace it with --overwrite.")
+    _keep_existing(path, overwrite)
     content = _explorer(console, run)
     atomic_write(path, lambda file: file.write(content))
     if console.as_json:
         console.emit({"explorer": path, "bytes": len(content)})
     else:
         console.show(f"Open this file in a browser: {path} ({len(content) / 1e6:.1f} MB)")
+
+
+def _keep_existing(path: Path, overwrite: bool) -> None:
+    from asic3d.errors import StorageError
+
+    if path.exists() and not overwrite:
+        raise StorageError(f"'{path}' is there already, and nothing was changed. Replace it with --overwrite.")
 
 
 def _explorer(console: Console, run: Path) -> bytes:
@@ -172,15 +177,13 @@ def _save_picture(console: Console, scene: "Scene", path: Path, *, by_open3d: bo
 
     from PIL import Image
 
-    from asic3d.errors import StorageError
     from asic3d.storage import atomic_write
 
     if path.suffix.lower() != ".png":
         raise click.BadParameter(
             f"'{path}' is no name of a PNG file; write one that ends in .png.", param_hint="--picture"
         )
-    if path.exists() and not overwrite:
-        raise StorageError(f"'{path}' is there already, and nothing was changed. Replace it with --overwrite.")
+    _keep_existing(path, overwrite)
     file = io.BytesIO()
     Image.fromarray(_drawn(console, scene, by_open3d)).save(file, "PNG")
     atomic_write(path, lambda out: out.write(file.getvalue()))
