@@ -48,9 +48,9 @@ def align(
 
     The run folder gets a report to look at, a mask for each photo, and the alignment that the other commands take.
     """
+    from asic3d.verdict import STAGES
     from asic3d_cli.runs import align_folder, prepared
     from asic3d_cli.summary import run_as_json, show_run
-    from asic3d_integrations.verdict import STAGES
 
     console.after_interrupt = lambda: _how_to_go_on(console.arguments, run)
     with prepared(run, overwrite=overwrite, resume=resume), console.progress(STAGES) as progress:

@@ -118,10 +118,10 @@ def _exporter(name: str) -> tuple[Exporter, Plugin | None]:
         return _OURS[name], None
     plugins = _plugins()
     if name not in plugins:
-        also = (
-            " For COLMAP and its relatives: asic3d export-colmap." if name in ("colmap", "hloc", "nerfstudio") else ""
+        raise ExportError(
+            f"There is no exporter '{name}' here; choose one of: {', '.join([*_OURS, *plugins])}. For COLMAP, hloc and "
+            "nerfstudio: asic3d export-colmap."
         )
-        raise ExportError(f"There is no exporter '{name}' here; choose one of: {', '.join([*_OURS, *plugins])}.{also}")
     return plugins[name].load(), plugins[name]
 
 
