@@ -39,12 +39,12 @@ _PARTLY = {
 }
 """Module -> package, and what needs it."""
 EXTRAS = {
-    "heic": ("pillow_heif", "pillow-heif", "photos of iPhones (HEIC)"),
-    "hloc": ("h5py", "h5py", "features.h5 and matches.h5 of hloc"),
-    "plot": ("matplotlib", "matplotlib", "plots in notebooks"),
-    "viz": ("open3d", "open3d", "asic3d view --open3d"),
+    "pillow-heif": ("pillow_heif", "photos of iPhones (HEIC)"),
+    "h5py": ("h5py", "features.h5 and matches.h5 of hloc"),
+    "matplotlib": ("matplotlib", "plot() of alignments and points"),
+    "open3d": ("open3d", "asic3d view --open3d"),
 }
-"""Extra of asic3d -> module, package, and what it is for."""
+"""Package of an extra of asic3d -> module, and what it is for."""
 _LIBRARIES = {
     "libusb-1.0.so.0": "libusb-1.0-0",
     "libGL.so.1": "libgl1",
@@ -97,7 +97,7 @@ def examine() -> Diagnosis:
     Packages are imported in processes of their own, so that one that crashes is a finding and not the end.
     """
     needed = [f"package:{module}" for module in (*_NEEDED, *_PARTLY)]
-    extras = [f"package:{module}" for module, _, _ in EXTRAS.values()]
+    extras = [f"package:{module}" for module, _ in EXTRAS.values()]
     plugins = {f"plugin:{group}:{name}": one for group in (BACKBONES, EXPORTERS)
                for name, one in find_plugins(group).items()}  # fmt: skip
     with ThreadPoolExecutor(2) as pool:
@@ -241,14 +241,14 @@ def _networks(embedded: Answer, networks: Answer) -> Iterator[Finding]:
 
 
 def _extras(answers: dict[str, Answer]) -> Iterator[Finding]:
-    for extra, (module, name, purpose) in EXTRAS.items():
+    for name, (module, purpose) in EXTRAS.items():
         answer = answers[f"package:{module}"]
         if "missing" in answer:
-            yield Finding("Optional parts", extra, NOTE, f"{name} is not installed; for {purpose}", pip(name))
+            yield Finding("Optional parts", name, NOTE, f"not installed; for {purpose}", pip(name))
         elif "error" in answer:
-            yield _version("Optional parts", extra, answer, f"for {purpose}")
+            yield _version("Optional parts", name, answer, f"for {purpose}")
         else:
-            yield Finding("Optional parts", extra, OK, f"{name} {answer['version'] or _installed(name)}; for {purpose}")
+            yield Finding("Optional parts", name, OK, f"{answer['version'] or _installed(name)}; for {purpose}")
 
 
 def _programs() -> Iterator[Finding]:
