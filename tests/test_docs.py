@@ -136,7 +136,7 @@ def test_the_lines_for_a_new_machine():
     blocks_of_readme = [block.strip() for block in blocks("README.md", "sh")]
     assert blocks_of_readme[:2] == [
         "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/asic3d demo",
-        ".venv/bin/asic3d align your/photos",
+        ".venv/bin/asic3d align your/photos --view",
     ]
     assert 'python3 -m venv .venv && .venv/bin/pip install ".[all,dev]" && .venv/bin/pytest' in blocks_of_readme
 
@@ -242,7 +242,16 @@ def test_the_quality_figures_of_a_run_are_those_listed(world):
 def test_the_files_of_a_run_are_those_listed(world):
     listed = {named(row[0])[0].split("/")[0] for row in table("docs/run-folder.md", "# The run folder")}
     written = {path.name for path in (world / "asic3d_out").iterdir()}
-    later = {".asic3d.lock", "checkpoint.safetensors", "collection", "losses.csv", "edits", "explorer.html", "colmap"}
+    later = {
+        ".asic3d.lock",
+        "checkpoint.safetensors",
+        "collection",
+        "losses.csv",
+        "edits",
+        "explorer.html",
+        "colmap",
+        "EXPORTER",
+    }
     assert written == listed - later
 
 

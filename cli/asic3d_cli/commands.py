@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +99,8 @@ class RootGroup(Group):
         except (click.ClickException, click.exceptions.Exit):
             raise
         except Exception as error:  # a fault of ours: programs still get their object, people what to send us
+            import traceback
+
             traceback.print_exc()
             what = ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())) if part)
             console.error(f"A fault in asic3d stopped it ({what}). Please report it with the lines above.")
