@@ -73,9 +73,10 @@ def write_masks_of_others(folder: Path) -> None:
 
 
 def write_two_collections(place: Path) -> None:
-    """Of the same photos."""
+    """Of the same photos; the first one is finished."""
     for name in ("clock", "vase"):
         shutil.copytree(place / "your" / "photos", place / "collections" / name)
+    shutil.copytree(place / "asic3d_out", place / "runs" / "clock")
 
 
 def write_export(place: Path) -> None:
