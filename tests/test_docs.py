@@ -118,7 +118,7 @@ def test_the_lines_for_a_new_machine():
         ".venv/bin/asic3d align your/photos",
     ]
     assert 'python3 -m venv .venv && .venv/bin/pip install ".[all,dev]" && .venv/bin/pytest' in blocks_of_readme
-    assert blocks("docs/index.md", "sh") == blocks("README.md", "sh")[:2]
+    assert blocks("docs/index.md", "sh")[0] == blocks("README.md", "sh")[0]
 
 
 def test_every_command_is_of_a_kind_that_is_run():
@@ -229,8 +229,7 @@ def test_the_tours_pictures_can_be_drawn_again(world, tmp_path, monkeypatch):
     drawn, shown = ({path.name for path in folder.iterdir()} for folder in (tmp_path, ROOT / "docs" / "pictures"))
     assert shown - {"cameras.webp", "explorer.webp"} <= drawn <= shown
     assert all(f"pictures/{name}" in TEXTS["docs/tour.md"] for name in shown)
-    sizes = [path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()]
-    assert max(sizes) < 150_000 and sum(sizes) < 1_000_000
+    assert all(path.stat().st_size < 150_000 for path in (ROOT / "docs" / "pictures").iterdir())
 
 
 def test_every_network_has_its_licence():
