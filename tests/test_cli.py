@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from cli_runner import plant_library, run
 
 import asic3d
@@ -273,6 +274,17 @@ def test_unexpected_errors_are_not_hidden(planted, monkeypatch):
     assert result.stderr.splitlines()[-1] == (
         "Error: A fault in asic3d stopped it (ZeroDivisionError). Please report it with the lines above."
     )
+
+
+def test_a_full_graphics_card_is_no_fault(planted, monkeypatch):
+    def fail(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(asic3d, "align", fail)
+    result = run("align", "photos", "--quiet")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: The graphics card has no room left for this. ")
+    assert "Traceback" not in result.stderr
 
 
 def test_unexpected_errors_as_json(planted, monkeypatch):
