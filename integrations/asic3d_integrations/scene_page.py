@@ -6,6 +6,9 @@ import io
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +16,15 @@ import numpy as np
 
 from asic3d import __version__
 from asic3d.errors import MissingExtraError
+from asic3d.storage import RUN_FILE
 from asic3d_integrations.colmap.scene import CAMERA, EDGES
+from asic3d_integrations.explorer import digest
 
 if TYPE_CHECKING:
     from asic3d_integrations.stages import Shot, Stage
 
 PAGE = "scene.html"
+_MISSING = "The 3-D page needs viser: pip install viser."
 _ANGLE, _ASPECT = np.radians(45), 1.3  # of what is seen at first; the picture's sides are not known yet
 _LINE = 1.5  # pixels
 _QUALITY = 80  # of the photos' JPEG
@@ -47,8 +53,31 @@ def viser() -> Any:
     try:
         import viser as library  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise MissingExtraError("The 3-D page needs viser: pip install viser.") from None
+        raise MissingExtraError(_MISSING) from None
     return library
+
+
+def available() -> bool:
+    """Whether the page can be made: viser is installed. It is not loaded for that."""
+    return find_spec("viser") is not None
+
+
+def stamp_of(run: Path, model: Path | None) -> str:
+    """What a run's page is made from, as 64 hexadecimal digits.
+
+    Args:
+        run: the run folder.
+        model: the folder of the model whose cameras are shown.
+
+    Raises:
+        MissingExtraError: viser is not installed.
+        StorageError: a file can't be read.
+    """
+    if not available():
+        raise MissingExtraError(_MISSING)
+    names = ("cameras", "images", "points3D")
+    files = [model / f"{name}.{ending}" for name in names for ending in ("bin", "txt")] if model else []
+    return digest((version("viser"), _read()), (run / RUN_FILE, *files))
 
 
 def scene_page(stages: "Sequence[Stage]", title: str, *, stamp: str = "", explorer: str = "") -> bytes:
@@ -57,7 +86,7 @@ def scene_page(stages: "Sequence[Stage]", title: str, *, stamp: str = "", explor
     Args:
         stages: what it shows, one at a time; the first one at first.
         title: what it is called, for people.
-        stamp: what it is made from, as :func:`asic3d_integrations.explorer.stamp_of` says.
+        stamp: what it is made from, as :func:`stamp_of` says.
         explorer: address of the explorer that it leads to; '' for none.
 
     Raises:
@@ -76,7 +105,7 @@ def scene_page(stages: "Sequence[Stage]", title: str, *, stamp: str = "", explor
         f'<meta name="asic3d-made-from" content="{stamp}">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     )
-    about = Template((resources.files("asic3d_integrations") / "scene.html").read_text("utf-8")).substitute(
+    about = Template(_read()).substitute(
         title=escape(title),
         links="".join(f'<a href="#{stage.key}">{escape(stage.title)}</a>' for stage in stages),
         explorer=f'<a href="{escape(explorer)}">Explorer</a>' if explorer else "",
@@ -160,6 +189,10 @@ def _add_shot(library: Any, scene: Any, shot: "Shot") -> None:
     scene.add_label(
         f"{name}/name", _text(shot.name), position=shot.corners[0], font_screen_scale=0.8, anchor="bottom-center"
     )
+
+
+def _read() -> str:
+    return (resources.files("asic3d_integrations") / "scene.html").read_text("utf-8")
 
 
 def _text(name: str) -> str:

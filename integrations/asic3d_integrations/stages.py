@@ -1,7 +1,7 @@
 """What there is to see of a run in 3-D, ready to be shown: its cameras, its canonical plane, its descriptors.
 
-A stage has one frame for all viewers: z is up, x to the right and y ahead of who looks on, the middle is the origin, and
-the whole is about 4 across, because viewers move by steps of their own.
+A stage has one frame for all viewers: z is up, x to the right and y ahead of who looks on, the middle is the origin,
+and the whole is about 4 across, because viewers move by steps of their own.
 """
 
 from dataclasses import dataclass
@@ -156,8 +156,8 @@ def stage_of_plane(alignment: "Alignment") -> Stage:
         clouds += _twice(photo.name, points, seen.pixels[inside], hues, 1.1 * scale * width / side, first="photos")
     half = np.array([0.4 * width, apart * (count - 1) / 2, 0.4 * width]) * scale
     facts = (
-        "Each photo's object in the one plane that all photos share, a layer for each photo. A place of the object lies "
-        "at the same place of every layer. The depth only keeps the photos apart."
+        "Each photo's object in the one plane that all photos share, a layer for each photo. A place of the object "
+        "lies at the same place of every layer. The depth only keeps the photos apart."
     )
     return Stage("plane", "Canonical plane", facts, tuple(clouds), (), _looking(-32, 16), _box(half))
 
