@@ -78,9 +78,9 @@ def record(console: Console, run: Path, model: Path | None, path: Path | None, o
     from asic3d_integrations.colmap.window import display_here
     from asic3d_integrations.recording import open_recording, recording, rerun
 
-    read_run(run)
     file = run / RECORDING if path is None else path
     check_ending(file, "a recording", (".rrd",), "--rerun")
+    read_run(run)
     if path is not None:
         keep_existing(file, overwrite)
     rerun()  # what is missing is said before the work

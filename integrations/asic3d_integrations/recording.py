@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def recording(stages: "Sequence[Stage]") -> bytes:
     library = rerun()
     with tempfile.TemporaryDirectory(prefix="asic3d-rerun-") as folder:
         file = Path(folder) / "scene.rrd"
-        stream = library.RecordingStream("asic3d", recording_id="asic3d", send_properties=False)
+        stream = library.RecordingStream("asic3d", recording_id=uuid.uuid4())
         stream.save(file, default_blueprint=_layout(library, stages))
         for stage in stages:
             stream.log(stage.key, library.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
@@ -56,8 +57,8 @@ def _layout(library: Any, stages: "Sequence[Stage]") -> Any:
     blueprint = library.blueprint
     tabs = []
     for stage in stages:
-        hidden = {_group(stage, cloud.group) for cloud in stage.clouds if not cloud.shown}
-        off = {path: blueprint.EntityBehavior(visible=False) for path in hidden}
+        hidden = {cloud.group for cloud in stage.clouds if not cloud.shown}
+        off = {_path(stage.key, group): blueprint.EntityBehavior(visible=False) for group in hidden}
         tabs.append(blueprint.Spatial3DView(origin=stage.key, name=stage.title, overrides=off))
     return blueprint.Blueprint(blueprint.Tabs(*tabs), collapse_panels=False)
 
@@ -66,12 +67,12 @@ def _log(library: Any, stream: Any, stage: "Stage") -> None:
     stream.log(f"{stage.key}/about", library.TextDocument(stage.facts), static=True)
     for cloud in stage.clouds:
         points = library.Points3D(cloud.points, colors=cloud.colours, radii=cloud.size / 2)
-        stream.log([stage.key, cloud.group, *([_name(cloud.name)] if cloud.name else [])], points, static=True)
+        stream.log(_path(stage.key, cloud.group, cloud.name), points, static=True)
     for shot in stage.shots:
-        _log_shot(library, stream, [stage.key, "cameras", _name(shot.name)], shot)
+        _log_shot(library, stream, _path(stage.key, "cameras", shot.name), shot)
 
 
-def _log_shot(library: Any, stream: Any, path: list[str], shot: "Shot") -> None:
+def _log_shot(library: Any, stream: Any, path: str, shot: "Shot") -> None:
     """A camera with its photo, which Rerun can also look through."""
     size = (shot.photo.shape[1], shot.photo.shape[0]) if shot.photo is not None else (4, 3)
     right, down = shot.corners[2] - shot.corners[1], shot.corners[4] - shot.corners[1]
@@ -92,13 +93,9 @@ def _log_shot(library: Any, stream: Any, path: list[str], shot: "Shot") -> None:
         stream.log(path, library.Image(shot.photo).compress(_QUALITY), static=True)
 
 
-def _group(stage: "Stage", group: str) -> str:
-    return f"{stage.key}/{group}"
-
-
-def _name(name: str) -> str:
-    """A name that any file may have, as text that can be written."""
-    return name.encode("utf-8", "backslashreplace").decode()
+def _path(*names: str) -> str:
+    """Names that any file may have, as one path of Rerun's."""
+    return rerun().new_entity_path([name.encode("utf-8", "backslashreplace").decode() for name in names if name])
 
 
 def open_recording(file: Path) -> None:

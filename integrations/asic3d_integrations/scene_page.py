@@ -151,6 +151,8 @@ def _fill(library: Any, server: Any, stage: "Stage") -> None:
     camera.fov, camera.position = float(_ANGLE), stage.eye(float(_ANGLE), _ASPECT)
     camera.look_at = np.zeros(3)
     for cloud in stage.clouds:
+        if cloud.name:
+            scene.add_frame(f"/{cloud.group}", show_axes=False, visible=cloud.shown)
         scene.add_point_cloud(
             f"/{cloud.group}/{_node(cloud.name)}" if cloud.name else f"/{cloud.group}",
             cloud.points,
@@ -159,7 +161,6 @@ def _fill(library: Any, server: Any, stage: "Stage") -> None:
             point_shape="circle",
             point_shading="flat",
             precision="float32",
-            visible=cloud.shown,
         )
     for shot in stage.shots:
         _add_shot(library, scene, shot)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SPAN = 4.0
 """How far a stage reaches across, its own units."""
+PHOTOS, PLACES = "colours of the photos", "colours of the places"
+"""The groups that the photos' points are in, once in each."""
 _SIDE, _MOST = 80, 80_000  # samples along the longer side of a photo, and of all photos, at most
 _DENSITY = 1.6  # of map_photo: pixels for each cell of its grid
 _DEEPEST, _APART = 2.2, 0.2  # all layers, and two neighbours, of the object's width
@@ -35,12 +37,12 @@ class Cloud:
     """Points that are switched on and off together.
 
     Attributes:
-        group: what it is one of, such as ``photos``.
+        group: what it is one of, such as ``PHOTOS``.
         name: its own name there; '' where it is the whole group.
         points: (n, 3) float32, the stage's frame.
         colours: (n, 3) uint8, sRGB.
         size: across a point, the stage's units.
-        shown: whether it is seen at first.
+        shown: whether the group is seen at first.
     """
 
     group: str
@@ -137,24 +139,30 @@ def stage_of_plane(alignment: "Alignment") -> Stage:
     The plane is that of the canonical grid. How deep a point lies says which photo shows it, nothing about the object.
     """
     grid, count = alignment.canonical_grid, len(alignment.names)
-    width = 2 * grid.extent
-    scale = SPAN / (width * float(np.hypot(1, _DEEPEST)))
-    apart = width * min(_APART, _DEEPEST / max(count - 1, 1))
     share = float((alignment.foreground > _INSIDE).float().mean())
     side = int(np.clip(np.sqrt(_MOST / max(count * share, 1e-9)), 16, _SIDE))
     reach = canonical_extent(alignment)
-    clouds: list[Cloud] = []
+    planes, colours, hues = [], [], []
     for index, photo in enumerate(alignment.collection):
-        mask = alignment.masks[index]
+        mask = alignment.mask(photo.name)
         canonical, confidence = alignment.canonical[index], alignment.confidence[index]
         seen = map_photo(photo, canonical, confidence, mask, round(side / _DENSITY))
         inside = seen.mask > _INSIDE
-        x, down = grid.unfolding(torch.from_numpy(seen.canonical[inside])).numpy().T
-        depth = np.full(len(x), apart * (index - (count - 1) / 2))
+        planes.append(grid.unfolding(torch.from_numpy(seen.canonical[inside])).numpy())
+        colours.append(seen.pixels[inside])
+        hues.append(canonical_colours(seen.canonical[inside], reach))
+    low, high = _most(np.concatenate(planes))
+    width = float((high - low).max())
+    apart = width * min(_APART, _DEEPEST / max(count - 1, 1))
+    scale = SPAN / float(np.hypot(width, apart * (count - 1)))
+    size = 1.1 * scale * width / side
+    clouds: list[Cloud] = []
+    for index, (name, plane) in enumerate(zip(alignment.names, planes, strict=True)):
+        x, down = (plane - (low + high) / 2).T
+        depth = np.full(len(plane), apart * (index - (count - 1) / 2))
         points = np.column_stack([x, depth, -down]) * scale
-        hues = canonical_colours(seen.canonical[inside], reach)
-        clouds += _twice(photo.name, points, seen.pixels[inside], hues, 1.1 * scale * width / side, first="photos")
-    half = np.array([0.4 * width, apart * (count - 1) / 2, 0.4 * width]) * scale
+        clouds += _twice(name, points, colours[index], hues[index], size, first=PHOTOS)
+    half = np.array([(high - low)[0], apart * (count - 1), (high - low)[1]]) * scale / 2
     facts = (
         "Each photo's object in the one plane that all photos share, a layer for each photo. A place of the object "
         "lies at the same place of every layer. The depth only keeps the photos apart."
@@ -177,7 +185,7 @@ def stage_of_descriptors(alignment: "Alignment") -> Stage:
     powers, axes = torch.linalg.eigh(centred.T @ centred)
     told = float(powers[-3:].sum() / powers.sum().clamp(min=1e-12))
     along = (centred @ axes[:, -3:].flip(1)).numpy()[:, [0, 2, 1]]
-    low, high = np.quantile(along, [0.01, 0.99], axis=0)
+    low, high = _most(along)
     scale = SPAN / max(float(np.linalg.norm(high - low)), 1e-9)
     points = (along - (low + high) / 2) * scale
     hues = canonical_colours(space.canonical.cpu()[inside].numpy(), canonical_extent(alignment))
@@ -186,7 +194,7 @@ def stage_of_descriptors(alignment: "Alignment") -> Stage:
     for index, photo in enumerate(alignment.collection):
         own = owner == index
         colours = _cell_colours(photo, space.grid)[inside[index].numpy()]
-        clouds += _twice(photo.name, points[own], colours, hues[own], _CELL_DOT, first="places")
+        clouds += _twice(photo.name, points[own], colours, hues[own], _CELL_DOT, first=PLACES)
     facts = (
         "The cells of all photos by what the network sees there: the three leading axes of their descriptors, "
         f"{100 * told:.0f}% of the variance. Where the photos were matched well, cells of one place of the object lie "
@@ -194,6 +202,14 @@ def stage_of_descriptors(alignment: "Alignment") -> Stage:
     )
     extent = _box((high - low) / 2 * scale)
     return Stage("descriptors", "Descriptors", facts, tuple(clouds), (), _looking(-32, 16), extent)
+
+
+def _most(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and largest coordinates of (n, d) points, but for a tail on either side."""
+    if not len(points):
+        return -np.ones(points.shape[1]), np.ones(points.shape[1])
+    low, high = np.quantile(points, [0.01, 0.99], axis=0)
+    return low, np.maximum(high, low + 1e-9)
 
 
 def _cell_colours(photo: "Photo", grid: int) -> np.ndarray:
@@ -210,10 +226,9 @@ def _twice(
 ) -> list[Cloud]:
     """A photo's (n, 3) points in its own colours, and again in those of their places; colours in [0, 1]."""
     where = points.astype(np.float32)
-    both = (("photos", colours), ("places", hues))
     return [
         Cloud(group, name, where, np.rint(255 * values).clip(0, 255).astype(np.uint8), size, shown=group == first)
-        for group, values in both
+        for group, values in ((PHOTOS, colours), (PLACES, hues))
     ]
 
 
