@@ -6,6 +6,7 @@ import pytest
 from colmap_scene import model_of, scene
 from planted_alignment import RADII, plant
 
+from asic3d_integrations import stages
 from asic3d_integrations.colmap.scene import scene_of
 from asic3d_integrations.stages import (
     PHOTOS,
@@ -141,3 +142,10 @@ def test_cells_of_one_place_have_one_descriptor(planted):
     values = planted.features[inside.flatten(1)].numpy()
     powers = np.linalg.svd(values - values.mean(0), compute_uv=False) ** 2
     assert abs(share - 100 * powers[:3].sum() / powers.sum()) <= 0.51
+
+
+def test_many_photos_get_fewer_samples_each(planted, monkeypatch):
+    whole = sum(len(cloud.points) for cloud in stage_of_plane(planted).clouds[::2])
+    monkeypatch.setattr(stages, "_MOST", 900)
+    fewer = sum(len(cloud.points) for cloud in stage_of_plane(planted).clouds[::2])
+    assert 500 < fewer < 1200 < whole

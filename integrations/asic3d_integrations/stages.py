@@ -26,7 +26,7 @@ PHOTOS, PLACES = "colours of the photos", "colours of the places"
 """The groups that the photos' points are in, once in each."""
 _SIDE, _MOST = 80, 80_000  # samples along the longer side of a photo, and of all photos, at most
 _DENSITY = 1.6  # of map_photo: pixels for each cell of its grid
-_DEEPEST, _APART = 2.2, 0.2  # all layers, and two neighbours, of the object's width
+_DEEPEST, _APART = 3.6, 0.42  # all layers, and two neighbours, of the object's width
 _INSIDE = 0.5  # probability of the object
 _DOT, _CELL_DOT = (0.008, 0.035), 0.018  # size of a point, at least and at most; of a cell
 _ROOM = 1.08  # around what is in sight
@@ -167,7 +167,7 @@ def stage_of_plane(alignment: "Alignment") -> Stage:
         "Each photo's object in the one plane that all photos share, a layer for each photo. A place of the object "
         "lies at the same place of every layer. The depth only keeps the photos apart."
     )
-    return Stage("plane", "Canonical plane", facts, tuple(clouds), (), _looking(-32, 16), _box(half))
+    return Stage("plane", "Canonical plane", facts, tuple(clouds), (), _looking(-42, 18), _box(half))
 
 
 def stage_of_descriptors(alignment: "Alignment") -> Stage:
