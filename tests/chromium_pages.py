@@ -11,8 +11,9 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _QUIET = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-extensions --disable-background-networking "
-    "--disable-component-update --disable-sync --mute-audio --hide-scrollbars --remote-debugging-pipe"
+    "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --no-first-run --disable-extensions "
+    "--disable-background-networking --disable-component-update --disable-sync --mute-audio --hide-scrollbars "
+    "--remote-debugging-pipe"
 )
 
 

@@ -68,7 +68,7 @@ def test_an_unknown_name_is_an_attribute_error():
 PAGES = [f"{page}.{kind}" for page in ("report", "explorer") for kind in ("html", "css", "js")]
 
 
-@pytest.mark.parametrize("name", [*PAGES, "explorer_maps.js", "explorer_drawing.js"])
+@pytest.mark.parametrize("name", [*PAGES, "explorer_maps.js", "explorer_drawing.js", "scene.html"])
 def test_the_pages_have_their_files_beside_their_code(name):
     assert (resources.files("asic3d_integrations") / name).is_file()
 

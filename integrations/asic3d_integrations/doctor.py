@@ -43,6 +43,8 @@ EXTRAS = {
     "h5py": ("h5py", "features.h5 and matches.h5 of hloc"),
     "matplotlib": ("matplotlib", "plot() of alignments and points"),
     "open3d": ("open3d", "asic3d view --open3d"),
+    "viser": ("viser", "asic3d view in 3-D"),
+    "rerun-sdk": ("rerun", "asic3d view --rerun"),
 }
 """Package of an extra of asic3d -> module, and what it is for."""
 _LIBRARIES = {
