@@ -13,7 +13,7 @@ import torch
 
 from asic3d.canonical_grid import map_photo
 from asic3d.coordinates import cell_centres, normalised_to_pixels
-from asic3d_integrations.pictures import canonical_colours, canonical_extent
+from asic3d.pictures import canonical_colours, canonical_extent
 
 if TYPE_CHECKING:
     from asic3d import Alignment
