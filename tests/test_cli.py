@@ -121,7 +121,7 @@ def test_options_reach_the_configuration(planted):
     ("arguments", "code", "message"),
     [
         (["--set", "grid"], 2, "Invalid value for --set: 'grid' is not of the form NAME=VALUE."),
-        (["--set", "grid=x"], 1, "Error: The setting 'grid' takes a whole number, not 'x'."),
+        (["--set", "grid=x"], 1, "Error: The setting 'grid' takes a whole number from 8 to 256, not 'x'."),
         (["--set", "grid=1"], 1, "Error: The setting 'grid' must lie between 8 and 256; 1 does not."),
         (["--seed", "1", "--set", "seed=2"], 1, "Error: The setting 'seed' is given twice. Give it once."),
         (["--preset", "x"], 1, "Error: There is no preset 'x'; choose one of: "),
