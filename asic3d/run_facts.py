@@ -46,7 +46,7 @@ class RunFacts:
 
     def _check_backbone(self, name: str, known: Collection[str]) -> str:
         if name not in known:
-            raise self.damaged(f"its backbone is {name!r:.80}, which is none of: {', '.join(known)}")
+            raise self.damaged(f"its backbone {name!r:.80} is not known here; known are: {', '.join(known)}")
         return name
 
     def device(self) -> str:

@@ -58,6 +58,10 @@ class PlantedAlignment:
         return F.normalize(torch.cat([phase.cos(), phase.sin()], 2), dim=2)
 
     @property
+    def present(self) -> "PlantedAlignment":
+        return self
+
+    @property
     def names(self) -> tuple[str, ...]:
         return self.collection.names
 

@@ -474,7 +474,7 @@ def test_a_size_that_is_not_the_photos_is_refused(folder):
             {"grid": "x"},
             "its settings can't be used (The setting 'grid' takes a whole number from 8 to 256, not 'x'). ",
         ),
-        ({"backbone": "evil"}, "its backbone is 'evil', which is none of: efficientnet-lite0, "),
+        ({"backbone": "evil"}, "its backbone 'evil' is not known here; known are: "),
     ],
 )
 def test_settings_that_do_not_exist_are_one_sentence(folder, change, why):

@@ -9,7 +9,7 @@ from asic3d_cli.commands import Command, Group, help_alone
 from asic3d_cli.console import Console
 from asic3d_cli.evaluate_poses import poses
 from asic3d_cli.evaluate_sets import set_command
-from asic3d_cli.options import config_options, output_options, settings
+from asic3d_cli.options import WholeNumber, config_options, output_options, settings
 from asic3d_cli.runs import FOLDER
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def evaluate(ctx: click.Context) -> None:
 )
 @click.argument("keypoint_set", metavar="SET", type=FOLDER)
 @config_options
-@click.option("--cycles", type=click.IntRange(min=1), default=300, show_default=True, metavar="N",
+@click.option("--cycles", type=WholeNumber(min=1), default=300, show_default=True, metavar="N",
               help="Cycles to walk at most; all of them where there are fewer.")  # fmt: skip
 @output_options
 @click.pass_obj

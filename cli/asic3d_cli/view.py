@@ -8,7 +8,7 @@ import click
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import output_options
-from asic3d_cli.runs import FOLDER, RUN
+from asic3d_cli.runs import FOLDER, RUN, photos_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--picture", metavar="FILE", type=FOLDER, help="Draw them into this PNG file; no display is needed.")
 @click.option("--model", metavar="DIR", type=FOLDER, help="Model of COLMAP. [default: RUN/colmap/sparse/0]")
 @click.option("--overwrite", is_flag=True, help="Replace the file or the picture where it is there.")
+@photos_option
 @output_options
 @click.pass_obj
 def view(
@@ -46,6 +47,7 @@ def view(
     picture: Path | None,
     model: Path | None,
     overwrite: bool,
+    photo_folder: Path | None,
 ) -> None:
     """Look at a run: a page that follows points, the report, or the cameras of 'asic3d export-colmap --map'.
 
@@ -61,9 +63,9 @@ def view(
     if report:
         _show_report(console, run)
     elif output is not None:
-        _save_explorer(console, run, output, overwrite)
+        _save_explorer(console, run, photo_folder, output, overwrite)
     elif not cameras:
-        _show_explorer(console, run)
+        _show_explorer(console, run, photo_folder)
     else:
         _show_cameras(console, run, model, open3d, picture, overwrite)
 
@@ -107,7 +109,7 @@ def _open(console: Console, what: str, page: Path) -> None:
         console.show(f"{'Opened' if opened else 'Open this file in a browser:'} {page}")
 
 
-def _show_explorer(console: Console, run: Path) -> None:
+def _show_explorer(console: Console, run: Path, photos: Path | None) -> None:
     from asic3d.storage import atomic_write, read_run
     from asic3d_cli.runs import held_for
     from asic3d_integrations.explorer import PAGE, is_made_from, stamp_of
@@ -115,19 +117,19 @@ def _show_explorer(console: Console, run: Path) -> None:
     read_run(run)
     if not is_made_from(run / PAGE, stamp_of(run)):
         with held_for(run, run / PAGE):
-            content = _explorer(console, run)
+            content = _explorer(console, run, photos)
             atomic_write(run / PAGE, lambda file: file.write(content))
     _open(console, "explorer", run / PAGE)
 
 
-def _save_explorer(console: Console, run: Path, path: Path, overwrite: bool) -> None:
+def _save_explorer(console: Console, run: Path, photos: Path | None, path: Path, overwrite: bool) -> None:
     from asic3d.storage import atomic_write, read_run
 
     read_run(run)
     if path.suffix.lower() not in (".html", ".htm"):
         raise click.BadParameter(f"'{path}' is no name of a page; write one that ends in .html.", param_hint="-o")
     _keep_existing(path, overwrite)
-    content = _explorer(console, run)
+    content = _explorer(console, run, photos)
     atomic_write(path, lambda file: file.write(content))
     if console.as_json:
         console.emit({"explorer": path, "bytes": len(content)})
@@ -142,15 +144,20 @@ def _keep_existing(path: Path, overwrite: bool) -> None:
         raise StorageError(f"'{path}' is there already, and nothing was changed. Replace it with --overwrite.")
 
 
-def _explorer(console: Console, run: Path) -> bytes:
-    """The page of a run, made anew."""
+def _explorer(console: Console, run: Path, photos: Path | None) -> bytes:
+    """The page of a run, made anew of the photos that are there."""
     import asic3d
     from asic3d.errors import StorageError
+    from asic3d_cli.runs import warn_of_doubts
     from asic3d_integrations.explorer import TRACKS, explorer_page, read_tracks, stamp_of
 
     console.after_interrupt = lambda: "Stopped. Nothing was written."
     stamp, tracks = stamp_of(run), None
-    alignment = asic3d.load_alignment(run)
+    whole = asic3d.load_alignment(run, photos=photos)
+    alignment = whole.present
+    if alignment is not whole:
+        stamp = ""  # the page is made again when all photos are there
+    warn_of_doubts(console, alignment)
     if (run / TRACKS).is_file():
         try:
             tracks = read_tracks(run / TRACKS, alignment.names, alignment.sizes)

@@ -79,7 +79,7 @@ def explorer_page(
         script_hash=_hash(script),
         style_hash=_hash(style),
         title=escape(title(alignment)),
-        facts=f"{len(views)} photos",
+        facts=escape(" · ".join([f"{len(views)} photos", *verdict.doubts(alignment, ())])),
         photos="\n".join(_photo(view) for view in views),
         canonical=webp(grid_picture(alignment.canonical_grid)),
         facts_json=_json(_facts(alignment, views, samples, tracks)),
