@@ -130,7 +130,7 @@ class RunFacts:
         if default is not None and key not in self._run:
             return default
         value = self._run.get(key)
-        if not _is_whole(value, 1, largest):
+        if not isinstance(value, int) or not _is_whole(value, 1, largest):
             raise self.damaged(f"its '{key}' is {value!r:.80}")
         return value
 

@@ -52,6 +52,7 @@ def keypoints(console: Console, keypoint_set: Path, config: "AlignmentConfig", c
     every hop, and (in brackets) at the return alone.
     """
     import asic3d
+    from asic3d_cli.runs import warn_of_doubts
     from asic3d_cli.scores import METHODS, score_table, scores
     from asic3d_integrations.keypoint_sets import load_keypoint_set
     from asic3d_integrations.verdict import STAGES
@@ -60,6 +61,7 @@ def keypoints(console: Console, keypoint_set: Path, config: "AlignmentConfig", c
     with console.progress({**STAGES, **METHODS}) as progress:
         collection = asic3d.load_collection(truth.photo_folder, progress=progress)
         alignment = asic3d.align(collection, config, progress=progress)
+        warn_of_doubts(console, alignment)
         figures = scores(alignment, truth, progress, cycles=cycles, seed=config.seed)
     if console.as_json:
         console.emit({"set": keypoint_set, "photos": len(truth), "backbone": alignment.backbone, "methods": figures})
