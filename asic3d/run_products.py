@@ -6,7 +6,7 @@ from pathlib import Path
 from asic3d.errors import StorageWarning
 from asic3d.photo_folder import listed
 
-PRODUCTS = ("edits", "colmap", "explorer.html", "report.html", "figures", "canonical_grid.safetensors")
+PRODUCTS = ("edits", "colmap", "csv", "explorer.html", "report.html", "figures", "canonical_grid.safetensors")
 """Files and folders in a run folder that are made from its alignment."""
 EARLIER = "earlier"
 """Folder for what was made from runs that were replaced."""

@@ -94,7 +94,7 @@ class Chromium:
         self.evaluate(
             "new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))"
         )
-        self.evaluate("window.asic3d.ready")
+        self.evaluate("window.asic3d?.ready")
         self.settle()
 
     def settle(self) -> None:

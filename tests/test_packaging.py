@@ -85,7 +85,8 @@ def test_the_installed_package_is_this_one():
     assert installed == asic3d.__version__
 
 
-def test_all_is_every_extra_but_dev():
+def test_all_is_every_extra_but_those_for_developing():
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = {f"asic3d[{name}]" for name in extras if name not in ("all", "dev")}
+    wanted = {f"asic3d[{name}]" for name in extras if name not in ("all", "dev", "docs")}
     assert set(extras["all"]) == wanted
+    assert "asic3d[docs]" in extras["dev"]

@@ -1,6 +1,5 @@
 """All output of the command line: progress, messages and tables for people, or one JSON object for programs."""
 
-import json
 import math
 import sys
 import time
@@ -81,6 +80,8 @@ class Console:
 
     def emit(self, value: dict[str, Any]) -> None:
         """Prints one JSON object."""
+        import json
+
         click.echo(json.dumps(plain(value), ensure_ascii=True))
 
     @contextmanager

@@ -41,7 +41,7 @@ photos_option = click.option(
 
 def warn_of_doubts(console: "Console", alignment: "Alignment", asked: Sequence[str] = ()) -> None:
     """Says what puts the answers about some photos in doubt, and what puts all of them in doubt."""
-    from asic3d_integrations.verdict import doubts
+    from asic3d.verdict import doubts
 
     for sentence in doubts(alignment, asked):
         console.warn(sentence)

@@ -65,7 +65,7 @@ def view(
     elif output is not None:
         _save_explorer(console, run, photo_folder, output, overwrite)
     elif not cameras:
-        _show_explorer(console, run, photo_folder)
+        show_explorer(console, run, photo_folder)
     else:
         _show_cameras(console, run, model, open3d, picture, overwrite)
 
@@ -109,7 +109,8 @@ def _open(console: Console, what: str, page: Path) -> None:
         console.show(f"{'Opened' if opened else 'Open this file in a browser:'} {page}")
 
 
-def _show_explorer(console: Console, run: Path, photos: Path | None) -> None:
+def show_explorer(console: Console, run: Path, photos: Path | None = None) -> None:
+    """Opens a run's explorer, which is made where it is missing or older than the run, and says where it is."""
     from asic3d.storage import atomic_write, read_run
     from asic3d_cli.runs import held_for
     from asic3d_integrations.explorer import PAGE, is_made_from, stamp_of

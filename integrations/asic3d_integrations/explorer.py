@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from asic3d import __version__
+from asic3d import __version__, pictures, verdict
 from asic3d.config import Progress, ProgressCallback
 from asic3d.errors import StorageError
 from asic3d.storage import RUN_FILE, sha256_of
 from asic3d_integrations import explorer_maps as maps
-from asic3d_integrations import pictures, verdict
 from asic3d_integrations.canonical_pictures import grid_picture
 from asic3d_integrations.report_pictures import View, jpeg, views_of, webp
 from asic3d_integrations.report_sections import title
