@@ -87,7 +87,8 @@ def add_photos(
 def _loaded(alignment: "Alignment", photos: Sequence[str | Path | Photo]) -> list[Photo]:
     """All photos, before any work is done for one; those that are there are compared with them."""
     loaded: list[Photo] = []
-    _ = [photo.pixels for photo in alignment.collection]
+    if alignment.collection.absent:
+        raise CollectionError(alignment.collection.gone())
     for photo in photos:
         found = photo if isinstance(photo, Photo) else load_photo(photo)
         if found.name in alignment.names:
@@ -177,7 +178,7 @@ def _judged_again(before: "Alignment", after: "Alignment", look: NewPhoto, by_pa
         *(sentence for sentence in before.warnings if sentence not in stale),
         *fit_warnings(names, fits),
         *object_warnings(after.names, [len(after.names) - 1] if look.whole else []),
-        *standing_warnings(after.names[-1:], [look.turns], [look.mirrored]),
+        *standing_warnings(after.names[-1:], [look.turns], [look.mirrored], quality),
     )
     return dataclasses.replace(
         after,

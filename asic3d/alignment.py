@@ -27,7 +27,7 @@ from asic3d.correspondences import (
     transfer,
 )
 from asic3d.devices import choose_device
-from asic3d.errors import AlignmentError
+from asic3d.errors import AlignmentError, CollectionError
 from asic3d.fitting import Checkpoint
 from asic3d.foreground import full_mask
 from asic3d.judgement import (
@@ -146,7 +146,7 @@ class Alignment:
         if not absent:
             return self
         if len(self.names) - len(absent) < 2:
-            _ = [photo.pixels for photo in self.collection]  # the first one that is gone says so
+            raise CollectionError(self.collection.gone())
         from asic3d.adding import with_photos
 
         return with_photos(self, [name for name in self.names if name not in absent])
@@ -416,7 +416,7 @@ def _judged(
             *(training_warnings(quality) if config.mapping == "network" else ()),
             *unrelated_warnings(quality),
             *outlier_warnings(photos.outliers),
-            *standing_warnings(photos.collection.names, maps.quarters.tolist(), photos.flips.tolist()),
+            *standing_warnings(photos.collection.names, maps.quarters.tolist(), photos.flips.tolist(), quality),
         ),
         backbone=backbone,
         device=str(maps.features.device),

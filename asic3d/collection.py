@@ -108,12 +108,15 @@ class AbsentPhoto(Photo):
         raise self._gone()
 
     def _gone(self) -> CollectionError:
-        return CollectionError(
-            f"The photo {shown(self.name)} of this run is gone: there is no file '{self.path}'. {put_back()}"
-        )
+        return CollectionError(self.whereabouts)
+
+    @property
+    def whereabouts(self) -> str:
+        """Where the file was looked for, and what to do about it, in sentences."""
+        return f"The photo {shown(self.name)} of this run is gone: there is no file '{self.path}'. {_put_back('it')}"
 
 
-def put_back(what: str = "it") -> str:
+def _put_back(what: str) -> str:
     """What to do about photos that are gone, as a sentence."""
     return f"Put {what} back, or say with --photos DIR (photos=DIR in Python) where the photos are now."
 
@@ -148,6 +151,15 @@ class Collection:
     def absent(self) -> tuple[str, ...]:
         """Names of the photos whose files are gone since they were aligned."""
         return tuple(photo.name for photo in self.photos if isinstance(photo, AbsentPhoto))
+
+    def gone(self) -> str:
+        """Which photos are gone, and what to do about it, in sentences; '' where all are there."""
+        absent = [photo for photo in self.photos if isinstance(photo, AbsentPhoto)]
+        if len(absent) == 1:
+            return absent[0].whereabouts
+        if len(absent) < len(self):
+            return f"Photos of this run are gone: {listed(self.absent)}. {_put_back('them')}" if absent else ""
+        return f"The photos of this run are gone: none of them is in '{self.root}'. {_put_back('them')}"
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -213,7 +225,7 @@ def load_collection(
         >>> load_collection("photos").names  # doctest: +SKIP
         ('IMG_9.jpg', 'IMG_10.jpg')
     """
-    root, mask_root = _folder(folder, "photos"), None if masks is None else _folder(masks, "masks")
+    root, mask_root = existing_folder(folder, "photos"), None if masks is None else existing_folder(masks, "masks")
     if mask_root is not None and mask_root.samefile(root):
         raise CollectionError("The masks lie among the photos. Put them in a folder of their own.")
     found = find_photos(root, passed_over=mask_root)
@@ -266,8 +278,12 @@ def _is(test: Callable[[], bool]) -> bool:
         return False
 
 
-def _folder(folder: str | Path, content: str) -> Path:
-    """An existing folder as an absolute path, so that it stays right when the working directory changes."""
+def existing_folder(folder: str | Path, content: str) -> Path:
+    """A folder as an absolute path, so that it stays right when the working directory changes.
+
+    Raises:
+        CollectionError: there is none; ``content`` says what it should hold.
+    """
     path = Path(folder).absolute()
     try:
         if path.is_dir():
@@ -313,13 +329,13 @@ def _load(path: Path, name: str, mask_path: Path | None) -> Photo:
     height, width = decoded.pixels.shape[:2]
     mask = None
     if mask_path is not None:
-        mask = _resized_mask(_read_mask(mask_path, name, decoded.size) > 0, (width, height))
+        mask = _resized_mask(_read_mask(mask_path, name, decoded.size, decoded.on_its_side) > 0, (width, height))
     elif decoded.alpha is not None:
         mask = _resized_mask(decoded.alpha >= 128, (width, height))
     return Photo(name, path, decoded.size, sha256, decoded.pixels, mask, mask_path=mask_path)
 
 
-def _read_mask(path: Path, name: str, size: tuple[int, int]) -> np.ndarray:
+def _read_mask(path: Path, name: str, size: tuple[int, int], on_its_side: bool = False) -> np.ndarray:
     """A mask file at the size of its photo: (height, width) uint8, 255 = object."""
     try:
         mask = decode_mask(path)
@@ -327,7 +343,8 @@ def _read_mask(path: Path, name: str, size: tuple[int, int]) -> np.ndarray:
         raise CollectionError(f"The mask '{path}' of the photo {shown(name)} can't be used: {error}.") from error
     height, width = mask.shape
     if abs(width * size[1] / (height * size[0]) - 1) > 0.01:
-        turned = " It seems to show the photo as stored, before its EXIF orientation." * ((height, width) == size)
+        stored = on_its_side and (height, width) == size
+        turned = " It seems to show the photo as stored, before its EXIF orientation." * stored
         raise CollectionError(
             f"The mask '{path}' is {width} x {height} pixels, but the photo {shown(name)} is {size[0]} x {size[1]} "
             f"upright.{turned} Make the mask in the size of the upright photo."

@@ -221,8 +221,11 @@ def _check_names(settings: Iterable[str]) -> None:
         import difflib
 
         near = difflib.get_close_matches(unknown[0], known, 1)
-        meant = f"did you mean '{near[0]}'?" if near else f"the settings are: {', '.join(known)}."
-        raise ConfigError(f"There is no setting '{unknown[0]}'; {meant}")
+        meant = f"Did you mean '{near[0]}'? " if near else ""
+        raise ConfigError(
+            f"There is no setting '{unknown[0]}'. {meant}'asic3d align --help' lists all of them; in Python they are the "
+            "fields of AlignmentConfig."
+        )
 
 
 def _parse(name: str, wanted: type, value: Any) -> Any:

@@ -59,11 +59,13 @@ class Decoded:
         pixels: (h, w, 3) uint8, sRGB, upright, read-only; white where the photo is transparent.
         alpha: (h, w) uint8, 255 = opaque; None where the photo is opaque or transparent everywhere.
         size: width and height of the upright photo before it was reduced, pixels.
+        on_its_side: whether the file holds the photo on its side, and EXIF says so.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None
     size: tuple[int, int]
+    on_its_side: bool = False
 
 
 def decode(path: Path, longest: int) -> Decoded:
@@ -159,9 +161,9 @@ def _decode(image: Image.Image, longest: int) -> Decoded:
     if turn in _TURNS:
         colour = colour.transpose(_TURNS[turn])
         alpha = alpha.transpose(_TURNS[turn]) if alpha is not None else None
-    return Decoded(
-        _frozen(colour), None if alpha is None else _frozen(alpha), (size[1], size[0]) if turn >= 5 else size
-    )
+    aside = turn >= 5
+    upright = (size[1], size[0]) if aside else size
+    return Decoded(_frozen(colour), None if alpha is None else _frozen(alpha), upright, aside)
 
 
 def _frozen(image: Image.Image) -> np.ndarray:

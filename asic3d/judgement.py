@@ -43,8 +43,15 @@ def object_warnings(names: Sequence[str], whole: Sequence[int]) -> Iterator[str]
         yield f"No object was found in {listed}: all of it was aligned. Is that wrong? Give --masks."
 
 
-def standing_warnings(names: Sequence[str], turns: Sequence[int], mirrored: Sequence[bool]) -> Iterator[str]:
-    """Which photos were turned, by quarters counter-clockwise, and which were mirrored."""
+def standing_warnings(
+    names: Sequence[str], turns: Sequence[int], mirrored: Sequence[bool], quality: dict[str, float]
+) -> Iterator[str]:
+    """Which photos were turned, by quarters counter-clockwise, and which were mirrored.
+
+    Nothing is said where the figures tell that the photos show no one thing: they do not stand in any one way.
+    """
+    if _unrelated(quality):
+        return
     lie = {1: "on its right side", 2: "upside down", 3: "on its left side"}
     turned = ", ".join(f"'{name}' ({lie[quarters]})" for name, quarters in zip(names, turns, strict=True) if quarters)
     if turned:
@@ -59,8 +66,12 @@ def standing_warnings(names: Sequence[str], turns: Sequence[int], mirrored: Sequ
 
 def unrelated_warnings(quality: dict[str, float]) -> Iterator[str]:
     """That the photos show no one thing, from the figures of an alignment."""
-    if quality.get("support", UNRELATED) < UNRELATED:
+    if _unrelated(quality):
         yield "These photos do not seem to show one thing: hardly any two of them agree on where anything lies."
+
+
+def _unrelated(quality: dict[str, float]) -> bool:
+    return quality.get("support", UNRELATED) < UNRELATED
 
 
 def outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from asic3d.correspondences import DenseMap
 from asic3d.decoding import UnreadableError, decode_layer
-from asic3d.errors import EditError, EditWarning
+from asic3d.errors import CollectionError, EditError, EditWarning
 
 if TYPE_CHECKING:
     from asic3d.alignment import Alignment
@@ -70,8 +70,9 @@ def propagate(alignment: "Alignment", edit: "str | Path | np.ndarray", source: s
         Photos come in their order; one whose file is gone is passed over.
 
     Raises:
-        EditError: the edit can't be read, has no transparency, or has other proportions than its photo.
-        CollectionError: there is no photo of that name.
+        EditError: the edit can't be read, has no transparency, has other proportions than its photo, or nothing is
+            painted in it.
+        CollectionError: there is no photo of that name, or the files of all photos are gone.
 
     Example:
         >>> for name, layer in propagate(alignment, "edit.png", "a.jpg"):  # doctest: +SKIP
@@ -79,6 +80,8 @@ def propagate(alignment: "Alignment", edit: "str | Path | np.ndarray", source: s
     """
     index = alignment.collection.index(source)
     source = alignment.names[index]
+    if len(alignment.collection.absent) == len(alignment.names):
+        raise CollectionError(alignment.collection.gone())
     return _layers(alignment, fitted_edit(edit, alignment.sizes[index], source), source)
 
 
@@ -115,6 +118,9 @@ def fitted_edit(edit: "str | Path | np.ndarray", size: tuple[int, int], source: 
             layer = decode_layer(Path(edit))
         except UnreadableError as error:
             raise EditError(f"{called} can't be used: {error}.") from error
+    if not layer[..., 3].any():
+        where = "the edit" if isinstance(edit, np.ndarray) else f"'{edit}'"
+        raise EditError(f"Nothing is painted in {where}: it is transparent everywhere.")
     height, width = layer.shape[:2]
     if (width, height) == size:
         return layer

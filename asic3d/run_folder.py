@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from asic3d.alignment import Alignment, Origin, Placing
-from asic3d.collection import AbsentPhoto, Collection, Photo, load_photo, put_back
+from asic3d.collection import AbsentPhoto, Collection, Photo, load_photo
 from asic3d.correspondences import CanonicalSpace, canonical_space
 from asic3d.errors import CollectionError, CollectionWarning, StorageError
 from asic3d.optimisation import COLUMNS, Trained
-from asic3d.photo_folder import listed, shown
+from asic3d.photo_folder import shown
 from asic3d.run_facts import RunFacts
 from asic3d.run_lock import claim_run
 from asic3d.run_products import set_aside
@@ -304,25 +304,10 @@ def _load_photos(facts: RunFacts, moved: Path | None) -> Collection:
     photos = tuple(_load_photo(entry, root, facts.folder, moved is not None) for entry in facts.photos())
     collection = Collection(root, photos, facts.named_texts("left_out"), facts.texts("collection_warnings"))
     if collection.absent:
-        warnings.warn(_gone(collection), CollectionWarning, stacklevel=4)
+        their = "its" if len(collection.absent) == 1 else "their"
+        said = f"{collection.gone()} Until then what needs {their} pixels is left out."
+        warnings.warn(said, CollectionWarning, stacklevel=4)
     return collection
-
-
-def _gone(collection: Collection) -> str:
-    """What is said of the photos that are gone."""
-    absent = collection.absent
-    if len(absent) == 1:
-        photo = collection[absent[0]]
-        found, them, their = (
-            f"The photo {shown(photo.name)} of this run is gone: there is no file '{photo.path}'.",
-            "it",
-            "its",
-        )
-    elif len(absent) < len(collection):
-        found, them, their = f"Photos of this run are gone: {listed(absent)}.", "them", "their"
-    else:
-        found, them, their = f"The photos of this run are gone: they were in '{collection.root}'.", "them", "their"
-    return f"{found} {put_back(them)} Until then what needs {their} pixels is left out."
 
 
 def _photo_folder(facts: RunFacts, moved: Path | None) -> Path:

@@ -29,18 +29,18 @@ def add(console: Console, run: Path, photos: tuple[Path, ...], photo_folder: Pat
     """
     import time
 
-    import asic3d
     from asic3d.run_lock import hold_run
     from asic3d.storage import read_run
     from asic3d.verdict import STAGES
-    from asic3d_cli.runs import write_run
+    from asic3d_cli.runs import read_quietly, write_run
     from asic3d_cli.summary import run_as_json, show_run
 
     console.after_interrupt = lambda: f"Stopped. Nothing was added to '{run}'."
     read_run(run)  # nothing is put into a folder that is no finished run
     with hold_run(run), console.progress(STAGES) as progress:
         start = time.perf_counter()
-        alignment = asic3d.load_alignment(run, photos=photo_folder).add(*photos, progress=progress)
+        before, _ = read_quietly(run, photo_folder)  # where a photo is gone, adding says so
+        alignment = before.add(*photos, progress=progress)
         seconds = {"adding": time.perf_counter() - start, **write_run(alignment, run, progress)}
     if console.as_json:
         console.emit(run_as_json(alignment, run, seconds))

@@ -51,6 +51,7 @@ def align(
 
     The run folder gets a report to look at, a mask for each photo, and the alignment that the other commands take.
     """
+    from asic3d.collection import existing_folder
     from asic3d.verdict import STAGES
 
     if view and console.as_json:
@@ -58,6 +59,7 @@ def align(
     from asic3d_cli.runs import align_folder, prepared
     from asic3d_cli.summary import run_as_json, show_run
 
+    existing_folder(photos, "photos")  # a wrong name is said before anything about the run folder
     console.after_interrupt = lambda: _how_to_go_on(console.arguments, run)
     with prepared(run, overwrite=overwrite, resume=resume), console.progress(STAGES) as progress:
         alignment, seconds = align_folder(photos, run, config, progress, masks=masks, strict=strict)

@@ -45,7 +45,7 @@ def export(
     from asic3d_cli.runs import held_for, warn_of_doubts
     from asic3d_integrations import exporters
 
-    exporters.check_exporter(exporter)
+    _check(exporter)
     folder = output or run / exporter
     console.after_interrupt = lambda: f"Stopped. Nothing was written, and what was in '{folder}' is as it was."
     with held_for(run, folder):
@@ -56,6 +56,23 @@ def export(
         console.emit({"exporter": exporter, "folder": folder, "files": files})
     else:
         console.show(f"{len(files)} file{'s' * (len(files) != 1)} in {folder}: {', '.join(files[:5])}")
+
+
+def _check(exporter: str) -> None:
+    """Refuses what is no exporter; a run folder in its place is told where it belongs."""
+    from asic3d.errors import ExportError
+    from asic3d.storage import is_run_folder
+    from asic3d_cli.summary import quoted
+    from asic3d_integrations.exporters import check_exporter
+
+    try:
+        check_exporter(exporter)
+    except ExportError:
+        if not is_run_folder(Path(exporter)):
+            raise
+        raise ExportError(
+            f"'{exporter}' is a run folder. Name the exporter before it: asic3d export csv {quoted(Path(exporter))}"
+        ) from None
 
 
 def _list(console: Console) -> None:

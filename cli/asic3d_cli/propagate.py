@@ -1,7 +1,7 @@
 """``asic3d propagate``: what is painted on one photo, painted on all."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,10 @@ from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import output_options
 from asic3d_cli.runs import FOLDER, RUN, photos_option
+
+if TYPE_CHECKING:
+    from asic3d import Alignment
+    from asic3d_integrations.edited_photos import EditedPhoto
 
 
 @click.command(
@@ -47,25 +51,53 @@ def propagate(
     the edited one gets the edit exactly. Where a photo does not show the place, or it is uncertain where it lies, the
     edit fades.
     """
-    import asic3d
     from asic3d.config import Progress
-    from asic3d_cli.runs import held_for, warn_of_doubts
-    from asic3d_integrations.edited_photos import SHEET, write_edited
+    from asic3d_cli.runs import held_for, read_quietly, warn_of_doubts
+    from asic3d_integrations.edited_photos import SHEET, EditedPhoto, write_edited
 
     console.after_interrupt = lambda: "Stopped. The photos that were painted before are complete."
     folder = output or run / "edits" / edit.stem
-    found: list[dict[str, Any]] = []
+    found: list[EditedPhoto] = []
     with held_for(run, folder), console.progress({"painting": "Painting the photos"}) as progress:
-        alignment = asic3d.load_alignment(run, photos=photo_folder)
+        alignment, gone = read_quietly(run, photo_folder)
+        _warn_of_absent(console, alignment, source, gone)
         warn_of_doubts(console, alignment, alignment.names)
         count = len(alignment.names) - len(alignment.collection.absent)
         for written in write_edited(alignment, edit, source, folder, layers=layers, overwrite=overwrite):
-            found.append({"photo": written.name, "file": written.path, "painted": written.painted})
+            found.append(written)
             progress(Progress("painting", len(found), count))
     if console.as_json:
-        console.emit({"source": source, "folder": folder, "photos": found, "warnings": console.warned})
-    elif not console.quiet:
-        unpainted = [entry["photo"] for entry in found if entry["painted"] == 0]
-        console.show(f"{len(found) - len(unpainted)} of {len(found)} photos were painted; see {folder / SHEET}")
-        if unpainted:
-            console.show(f"Not painted, because the place was not found in them: {', '.join(unpainted)}")
+        photos = [_as_json(entry) for entry in found]
+        console.emit({"source": source, "folder": folder, "photos": photos, "warnings": console.warned})
+        return
+    unpainted, in_part = [entry for entry in found if not entry.painted], [entry for entry in found if entry.in_part]
+    partly = f", {len(in_part)} of them only in part" if in_part else ""
+    console.show(f"{len(found) - len(unpainted)} of {len(found)} photos were painted{partly}; see {folder / SHEET}")
+    if in_part:
+        names = ", ".join(f"{entry.name} ({entry.covered:.0%})" for entry in in_part)
+        console.show(f"Painted only in part, because the place is partly hidden or uncertain in them: {names}")
+    if unpainted:
+        names = ", ".join(entry.name for entry in unpainted)
+        console.show(f"Not painted, because the place was not found in them: {names}")
+
+
+def _warn_of_absent(console: Console, alignment: "Alignment", source: str, gone: list[str]) -> None:
+    """Says which photos are gone, the edited one first; where all are, painting says so."""
+    absent = alignment.collection.absent
+    name = alignment.names[alignment.collection.index(source)]
+    if len(absent) == len(alignment.names):
+        return
+    if name in absent:
+        console.warn(f"The photo that the edit is for, '{name}', is gone: it is painted on the others alone.")
+    for sentence in gone:
+        console.warn(sentence)
+
+
+def _as_json(written: "EditedPhoto") -> dict[str, Any]:
+    return {
+        "photo": written.name,
+        "file": written.path,
+        "painted": written.painted,
+        "covered": written.covered,
+        "in_part": written.in_part,
+    }

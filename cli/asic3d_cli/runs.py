@@ -90,12 +90,25 @@ def loaded(console: Console, run: Path, photos: Path | None) -> "tuple[Alignment
 
     What is made of fewer than all is made again when the others are back.
     """
-    import asic3d
-
     console.after_interrupt = lambda: "Stopped. Nothing was written."
-    whole = asic3d.load_alignment(run, photos=photos)
-    warn_of_doubts(console, whole.present)
-    return whole.present, whole.present is whole
+    whole, gone = read_quietly(run, photos)
+    shown = whole.present  # what is said of photos that are gone is an error where too few are left
+    for sentence in gone:
+        console.warn(sentence)
+    warn_of_doubts(console, shown)
+    return shown, shown is whole
+
+
+def read_quietly(run: Path, photos: Path | None) -> "tuple[Alignment, list[str]]":
+    """The alignment of a run, and what there is to say of photos that are gone: an error may say it instead."""
+    import warnings
+
+    import asic3d
+    from asic3d.errors import CollectionWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        alignment = asic3d.load_alignment(run, photos=photos)
+    return alignment, [str(found.message) for found in caught if issubclass(found.category, CollectionWarning)]
 
 
 def align_folder(

@@ -68,8 +68,12 @@ def view(
     from asic3d_cli import view_3d
 
     window = open3d or picture is not None
-    if report + (output is not None or in_3d) + window + (rerun is not None) > 1:
-        raise click.UsageError("Choose one of --report, -o FILE, --3d, --rerun, and --open3d or --picture FILE.")
+    views = {"--report": report, "--3d": in_3d, "--rerun": rerun is not None, "--open3d or --picture FILE": window}
+    chosen = [name for name, given in views.items() if given]
+    if len(chosen) > 1:
+        raise click.UsageError(f"Each of {', '.join(chosen)} shows something else of the run. Choose one of them.")
+    if output is not None and chosen not in ([], ["--3d"]):
+        raise click.UsageError(f"-o FILE writes the explorer, or with --3d the page in 3-D; leave it or {chosen[0]} away.")
     if model is not None and not (window or in_3d or rerun is not None):
         raise click.UsageError("--model is looked at with --3d, --rerun, --open3d or --picture FILE.")
     if report:

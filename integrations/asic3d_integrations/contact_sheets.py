@@ -1,5 +1,8 @@
 """The main pictures of a report as image files: one sheet each of colours, points and masks, all photos on it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -11,6 +14,8 @@ from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 CELL = 320
 """Pixels of the longer side of a photo on a sheet."""
 _GAP = 12
+_LINE = 24  # pixels below a picture that has a caption
+_MARK = (214, 69, 0)
 
 
 def contact_sheets(views: list[View], samples: SampledMatches, parts: int) -> dict[str, Image.Image]:
@@ -29,18 +34,43 @@ def contact_sheets(views: list[View], samples: SampledMatches, parts: int) -> di
     }
 
 
-def sheet_of(pictures: list[np.ndarray], cell: int) -> Image.Image:
-    """Pictures in rows on white, each shrunk into a cell that is ``cell`` wide and ``CELL`` high."""
+def sheet_of(
+    pictures: list[np.ndarray], cell: int, captions: Sequence[str] = (), marked: Sequence[bool] = ()
+) -> Image.Image:
+    """Pictures in rows on white, each shrunk into a cell that is ``cell`` wide and ``CELL`` high.
+
+    Args:
+        pictures: (h, w, 3) uint8 each.
+        cell: pixels.
+        captions: a line below each picture; none by default.
+        marked: which pictures get a frame.
+    """
     columns = max(1, round((len(pictures) * CELL / cell) ** 0.5 + 0.49))
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (cell + _GAP) + _GAP, rows * (CELL + _GAP) + _GAP), "white")
+    height = CELL + _GAP + (_LINE if captions else 0)
+    sheet = Image.new("RGB", (columns * (cell + _GAP) + _GAP, rows * height + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for place, picture in enumerate(pictures):
         image = Image.fromarray(picture)
         image.thumbnail((cell, CELL))
         row, column = divmod(place, columns)
-        left, top = _GAP + column * (cell + _GAP), _GAP + row * (CELL + _GAP)
-        sheet.paste(image, (left + (cell - image.width) // 2, top + (CELL - image.height) // 2))
+        left, top = _GAP + column * (cell + _GAP) + (cell - image.width) // 2, _GAP + row * height
+        sheet.paste(image, (left, top))
+        if place < len(marked) and marked[place]:
+            draw.rectangle((left - 5, top - 5, left + image.width + 4, top + image.height + 4), outline=_MARK, width=4)
+        if captions:
+            middle = left + image.width // 2, top + image.height + 7
+            draw.text(middle, _shortened(captions[place], font, cell), fill="black", font=font, anchor="ma")
     return sheet
+
+
+def _shortened(text: str, font: Any, width: int) -> str:
+    """A text that fits into a width: its end, which tells names of photos apart, and what its font can draw."""
+    text = text if text.isprintable() else ascii(text)
+    if font.getlength(text) <= width:
+        return text
+    start = next(start for start in range(len(text) + 1) if font.getlength(f"…{text[start:]}") <= width)
+    return f"…{text[start:]}"
 
 
 def _in_parts(view: View) -> np.ndarray:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from asic3d.coordinates import cell_centres, normalised_to_pixels
 from asic3d.errors import StorageError
 from asic3d.photo_folder import shown
 from asic3d.pictures import picture_size
-from asic3d.propagation import painted
+from asic3d.propagation import fitted_edit, painted
 from asic3d.storage import atomic_write, inside
 from asic3d_integrations.contact_sheets import CELL, sheet_of
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from asic3d import Alignment
 
 SHEET = "overview.jpg"
+_WHOLE = 0.5
+"""Multiple of what the edit covers in the edited photo below which a photo is painted only in part."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,19 @@ class EditedPhoto:
         name: the photo.
         path: the file.
         painted: share of its pixels that the edit changes, each counted by its opacity.
+        covered: share of its object that the edit covers, as a multiple of that in the photo that was edited; 0 where
+            the edit lies beside the object.
     """
 
     name: str
     path: Path
     painted: float
+    covered: float
+
+    @property
+    def in_part(self) -> bool:
+        """Whether much of the edit is missing here: the place is partly hidden, or uncertain."""
+        return 0 < self.painted and self.covered < _WHOLE
 
 
 def write_edited(
@@ -46,6 +57,8 @@ def write_edited(
     overwrite: bool = False,
 ) -> Iterator[EditedPhoto]:
     """Writes ``NAME.png`` for each photo ``NAME`` that is there, and at the end ``overview.jpg``, all on one sheet.
+
+    The sheet has their names, and a frame around the photo that was edited.
 
     Args:
         alignment: the alignment.
@@ -69,11 +82,15 @@ def write_edited(
     if layers:
         places |= {f"layers/{name}": inside(folder, f"layers/{name}.png") for name in there}
     _refuse_foreign(folder)
-    painting = alignment.propagate(edit, source=source)
+    index = alignment.collection.index(source)
+    source = alignment.names[index]
+    layer = fitted_edit(edit, alignment.sizes[index], source)
+    painting = alignment.propagate(layer, source=source)
     for path in places.values():
         if path.exists() and not overwrite:
             raise StorageError(f"'{path}' is there already. Replace it with --overwrite, or choose a folder with -o.")
-    return _written(alignment, painting, folder, places)
+    whole = _share_of_object(alignment, source, layer)
+    return _written(alignment, painting, (source, whole), folder, places)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -90,19 +107,39 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _written(
-    alignment: "Alignment", layers: Iterator[tuple[str, np.ndarray]], folder: Path, places: dict[str, Path]
+    alignment: "Alignment",
+    layers: Iterator[tuple[str, np.ndarray]],
+    edited: tuple[str, float],
+    folder: Path,
+    places: dict[str, Path],
 ) -> Iterator[EditedPhoto]:
-    pictures = []
+    """``edited`` is the name of the photo that was edited, and the share of its object that the edit covers."""
+    pictures = {}
     for name, layer in layers:
         photo = alignment.collection[name]
         pixels = painted(photo.read(max(photo.size)), layer)
         _write_png(places[name], pixels)
         if f"layers/{name}" in places:
             _write_png(places[f"layers/{name}"], layer)
-        pictures.append(cv2.resize(pixels, picture_size(photo.size, 2 * CELL), interpolation=cv2.INTER_AREA))
-        yield EditedPhoto(name, places[name], float(layer[..., 3].mean()) / 255)
-    sheet = sheet_of(pictures, CELL)
+        pictures[name] = cv2.resize(pixels, picture_size(photo.size, 2 * CELL), interpolation=cv2.INTER_AREA)
+        covered = _share_of_object(alignment, name, layer) / edited[1] if edited[1] else 0.0
+        yield EditedPhoto(name, places[name], float(layer[..., 3].mean()) / 255, covered)
+    marked = [name == edited[0] for name in pictures]
+    captions = [f"{name}: as painted" if mark else name for name, mark in zip(pictures, marked, strict=True)]
+    sheet = sheet_of(list(pictures.values()), CELL, captions, marked)
     atomic_write(inside(folder, SHEET), lambda file: sheet.save(file, "JPEG", quality=90))
+
+
+def _share_of_object(alignment: "Alignment", name: str, layer: np.ndarray) -> float:
+    """Share of a photo's object that a layer, (height, width, 4) uint8, covers; on the grid, which needs no pixels."""
+    index = alignment.collection.index(name)
+    objects, size = alignment.foreground[index].numpy(), alignment.sizes[index]
+    grid = len(objects)
+    at = normalised_to_pixels(cell_centres(grid), size).reshape(grid, grid, 2).numpy()
+    cell = max(1, round(max(size) / grid))
+    opacity = cv2.blur(layer[..., 3].astype(np.float32) / 255, (cell, cell), borderType=cv2.BORDER_CONSTANT)
+    sampled = cv2.remap(opacity, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return float((sampled * objects).sum() / max(objects.sum(), 1e-6))
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
