@@ -12,7 +12,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from asic3d.errors import AlignmentError
 from asic3d.pictures import canonical_colours, carried_picture, cut_out, over, overview_picture, picture_size
-from asic3d.verdict import FAIR, GOOD, GUESS, POOR, photo_levels, quality_figures, standing, verdict, warnings_of
+from asic3d.verdict import (
+    FAIR,
+    GOOD,
+    GUESS,
+    POOR,
+    in_words,
+    photo_levels,
+    quality_figures,
+    standing,
+    verdict,
+    warnings_of,
+)
 
 if TYPE_CHECKING:
     from asic3d import Alignment, Correspondences, DenseMap, Photo
@@ -30,7 +41,7 @@ def alignment_html(alignment: "Alignment") -> str:
         _figure(
             overview_picture(alignment, index, _SIDE),
             f"{name}, cut out and coloured by place on the object",
-            f"{_text(name)}<br>{_word(levels[index])}{_listed(standing(alignment, index))}",
+            f"{_text(name)}<br>{_fit(levels[index], standing(alignment, index))}",
         )
         for index, name in enumerate(alignment.names[:_PHOTOS])
     ]
@@ -185,13 +196,15 @@ def _text(words: str) -> str:
     return escape(words if words.isprintable() else ascii(words)).encode("utf-8", "replace").decode()
 
 
-def _word(level: str) -> str:
+def _word(level: str, said: str = "") -> str:
+    """What is said, or the level itself, in the level's colour."""
     colour = _COLOURS.get(level)
-    return f'<b style="color:{colour}">{_text(level)}</b>' if colour else _text(level)
+    return f'<b style="color:{colour}">{_text(said or level)}</b>' if colour else _text(said or level)
 
 
-def _listed(words: Sequence[str]) -> str:
-    return "".join(f", {_text(word)}" for word in words)
+def _fit(level: str, standing: Sequence[str]) -> str:
+    *others, last = in_words(standing, level)
+    return ", ".join((*(_text(word) for word in others), _word(level, last)))
 
 
 def _figure(picture: np.ndarray, label: str, caption: str) -> str:

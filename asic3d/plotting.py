@@ -7,7 +7,7 @@ import numpy as np
 from asic3d.display import dense_pictures, ends, hues, known_photos, spread
 from asic3d.errors import MissingExtraError
 from asic3d.pictures import overview_picture
-from asic3d.verdict import GUESS, photo_levels, verdict
+from asic3d.verdict import GUESS, in_words, photo_levels, standing, verdict
 
 if TYPE_CHECKING:
     from asic3d import Alignment, Correspondences, DenseMap
@@ -34,7 +34,8 @@ def plot_alignment(alignment: "Alignment") -> np.ndarray:
         axes.axis("off")
     for index, axes in enumerate(grid.flat[:count]):
         axes.imshow(overview_picture(alignment, index, _SIDE))
-        axes.set_title(f"{_plain(alignment.names[index])}: {levels[index]}", fontsize=9, parse_math=False)
+        words = ", ".join(in_words(standing(alignment, index), levels[index]))
+        axes.set_title(f"{_plain(alignment.names[index])}: {words}", fontsize=9, parse_math=False)
     word, sentence = verdict(alignment)
     figure.suptitle(f"{word}: {_plain(sentence)}", fontsize=10, wrap=True, parse_math=False)
     figure.tight_layout()

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from asic3d import Alignment
 
 GOOD, FAIR, POOR = "good", "fair", "poor"
+FITS = {GOOD: "fits well", FAIR: "fits loosely", POOR: "hardly fits"}
+"""The word for a whole alignment or a figure -> what is said of one photo."""
 OTHER_THING = "shows something else"
 
 GUESS, SURE = 0.4, 0.7
@@ -85,6 +87,10 @@ _OF_MATCHES = ("agreeing_matches", "matches_per_pair")
 """The figures that are about the matches: they tell also where the map does not."""
 
 
+_NAMED = 3
+"""Photos that fit loosely are named where they are no more than this."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One quality figure: ``label``, the value as ``text``, its ``meaning`` and its ``level`` ('' = no judgement)."""
@@ -153,6 +159,11 @@ def standing(alignment: "Alignment", index: int) -> tuple[str, ...]:
     return tuple(found)
 
 
+def in_words(standing: Sequence[str], level: str) -> tuple[str, ...]:
+    """What there is to say of a photo: how it stands, then how it fits, which is no question of another thing."""
+    return tuple(standing) if OTHER_THING in standing else (*standing, FITS[level])
+
+
 def verdict(alignment: "Alignment") -> tuple[str, str]:
     """A word and a sentence about the whole alignment, from how many photos fit the others."""
     if shows_nothing(alignment):
@@ -166,13 +177,17 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
     if _unrelated(alignment):
         return POOR, "These photos do not seem to show one thing: what was found in common is mostly chance."
     levels = photo_levels(alignment)
-    poor = [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == POOR]
+    fair, poor = (
+        [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == wanted]
+        for wanted in (FAIR, POOR)
+    )
     count = len(levels)
+    all_of_them = "Both photos" if count == 2 else f"All {count} photos"
     if not poor and levels.count(GOOD) >= count / 2:
-        loosely = f", {levels.count(FAIR)} of them loosely" if FAIR in levels else ""
-        return GOOD, f"All {count} photos fit together{loosely}."
+        which = _listed(fair) if len(fair) <= _NAMED else f"{len(fair)} of them"
+        return GOOD, f"{all_of_them} fit together{f', {which} loosely' if fair else ''}."
     if not poor:
-        return FAIR, f"All {count} photos fit together, though loosely: check the points below before relying on them."
+        return FAIR, f"{all_of_them} fit together, though loosely: check the points below before relying on them."
     if len(poor) <= count / 3:
         return (
             FAIR,

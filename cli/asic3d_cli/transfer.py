@@ -63,7 +63,7 @@ def transfer(
     """Find points of one photo in others.
 
     RUN is a run folder, asic3d_out where none is named. Points are pixels of the original upright photo, x to the
-    right, y down, (0, 0) the centre of the top-left pixel. Confidence goes from 0 to 1; below 0.2 it
+    right, y down, (0, 0) the centre of the top-left pixel. Confidence goes from 0 to 1; below 0.4 it
     is a guess, as for a point that the other photo does not show. Cycle error is by how many pixels the point is off
     when it is taken there and back.
 

@@ -18,8 +18,6 @@ from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 if TYPE_CHECKING:
     from asic3d import Alignment
 
-_LEVEL_WORDS = {verdict.GOOD: "Good", verdict.FAIR: "Usable", verdict.POOR: "Poor"}
-_FITS = {verdict.GOOD: "fits well", verdict.FAIR: "fits loosely", verdict.POOR: "hardly fits"}
 _NOTHING = "nothing to compare"
 
 
@@ -34,7 +32,7 @@ def sections(
         "title": escape(title(alignment)),
         "facts": _facts(alignment),
         "level": level,
-        "level_word": _LEVEL_WORDS[level],
+        "level_word": level.capitalize(),
         "verdict": escape(sentence),
         "warnings": _warnings(alignment),
         "photos": "\n".join(view.stored() for view in views),
@@ -110,9 +108,7 @@ def _pair(view: View, *, compared: bool) -> str:
         view.use("photo", 'class="ghost"') + f'<image width="{width}" height="{height}" href="{webp(view.colours)}"/>',
         f"Photo {view.title} painted by place in the shared frame",
     )
-    words = [*view.standing, _FITS[view.level]] if compared else [_NOTHING]
-    if verdict.OTHER_THING in words:
-        words.pop()  # how it fits is no question then
+    words = verdict.in_words(view.standing, view.level) if compared else (_NOTHING,)
     *standing, fit = words
     tags = f'<span class="tag">{", ".join(standing)}</span>' if standing else ""
     return (
@@ -246,7 +242,7 @@ def _figures(alignment: "Alignment") -> str:
     """The quality figures with what they mean."""
     items = []
     for figure in verdict.quality_figures(alignment):
-        badge = f'<span class="badge {figure.level}">{_LEVEL_WORDS[figure.level]}</span>' if figure.level else ""
+        badge = f'<span class="badge {figure.level}">{figure.level.capitalize()}</span>' if figure.level else ""
         items.append(
             f'<div class="figure"><dt>{escape(figure.label)}</dt>'
             f'<dd><span class="value">{escape(figure.text)}</span> {badge}<p>{escape(figure.meaning)}</p></dd></div>'
