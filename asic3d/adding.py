@@ -65,7 +65,8 @@ def add_photos(
     if alignment.config.mapping == "network":
         raise AlignmentError(
             "A photo can't be added here: the network of this alignment was trained on the pixels of its own photos. "
-            "Align all photos again, or align them with --preset fast, which takes more photos later."
+            "Align all photos again, or align them with --preset fast (preset 'fast' in Python), which takes more "
+            "photos later."
         )
     loaded = _loaded(alignment, photos)
     if not loaded:
@@ -156,7 +157,8 @@ def _as_stranger(alignment: "Alignment") -> "Alignment":
     """Says that the newest photo shows something else; the figures are about the others."""
     warning = (
         f"{shown(alignment.names[-1])} seems to show something else than the other photos: its correspondences get "
-        "little confidence. If it shows the same, align all photos together with --set outliers=false."
+        "little confidence. If it shows the same, align all photos together with --set outliers=false "
+        "(outliers=False in Python)."
     )
     return dataclasses.replace(alignment, warnings=(*alignment.warnings, warning))
 

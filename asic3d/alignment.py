@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from asic3d.backbones import load_backbone
+from asic3d.brief import Brief
 from asic3d.canonical_grid import CanonicalGrid, find_grid
-from asic3d.collection import Collection, Photo
+from asic3d.collection import Collection, Photo, counted, load_collection
 from asic3d.config import AlignmentConfig, ProgressCallback
 from asic3d.correspondences import (
     CanonicalSpace,
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-@dataclass(frozen=True, eq=False)
-class Placing:
+@dataclass(frozen=True, eq=False, repr=False)
+class Placing(Brief):
     """What it takes to place one more photo.
 
     Attributes:
@@ -124,6 +125,10 @@ class Alignment:
     outliers: tuple[str, ...] = ()
     pairs: int = 0
     origin: Origin | None = None
+
+    def __repr__(self) -> str:
+        sure = f", confidence {self.quality['confidence']:.2f}" if "confidence" in self.quality else ""
+        return f"<Alignment: {self.collection.in_brief()}, {self.backbone}{sure}{counted(self.warnings)}>"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -332,7 +337,7 @@ def load_alignment(folder: str | Path, *, photos: str | Path | None = None) -> A
 
 
 def align(
-    collection: Collection,
+    collection: Collection | str | Path,
     config: AlignmentConfig | None = None,
     *,
     progress: ProgressCallback | None = None,
@@ -342,7 +347,7 @@ def align(
     """Aligns the photos of a collection.
 
     Args:
-        collection: two photos or more.
+        collection: two photos or more; or the path of their folder, which :func:`load_collection` loads.
         config: the settings.
         progress: called after each step of each stage.
         cache: folder where each photo's features are kept, so that a second run does not compute them again.
@@ -350,15 +355,25 @@ def align(
             an interrupted one of the same photos with the same settings goes on from there. It is deleted at the end.
 
     Raises:
-        AlignmentError: fewer than two photos, nothing in them can be matched, or the training went astray.
+        AlignmentError: no collection or fewer than two photos, nothing in them can be matched, or the training went
+            astray.
+        CollectionError: there is no such folder, or fewer than two photos in it that can be used.
         BackboneError: the network's weights are missing or wrong.
         ConfigError: the device is not there.
         StorageError: the cache or the checkpoint can't be written.
 
     Example:
-        >>> align(load_collection("photos"), AlignmentConfig(seed=1)).quality["confidence"]  # doctest: +SKIP
+        >>> align("photos", AlignmentConfig(seed=1)).quality["confidence"]  # doctest: +SKIP
         0.71
     """
+    if isinstance(collection, str | Path):
+        collection = load_collection(collection, progress=progress)
+    if not isinstance(collection, Collection):
+        raise AlignmentError(
+            f"Give a folder of photos, or what asic3d.load_collection returns, not {type(collection).__name__}."
+        )
+    if config is not None and not isinstance(config, AlignmentConfig):
+        raise AlignmentError(f"The settings must be an asic3d.AlignmentConfig, not {type(config).__name__}.")
     config = config or AlignmentConfig()
     if len(collection) < 2:
         raise AlignmentError(f"An alignment needs two photos or more; this collection has {len(collection)}.")

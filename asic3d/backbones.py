@@ -194,7 +194,8 @@ def load_backbone(
         choice = choose_backbone(path)
         name, path = choice.name, choice.weights
         if path is None:
-            message = f"Using the embedded backbone {name}: {choice.reason} Name it with --backbone to silence this."
+            message = f"Using the embedded backbone {name}: {choice.reason} "
+            message += "Name it with --backbone (backbone= in Python) to silence this."
             warnings.warn(message, BackboneWarning, stacklevel=2)
     factory, plugin = _found(name)
     known = list(inspect.signature(factory).parameters)

@@ -109,7 +109,7 @@ def _similarity(across: Tensor, size: Tensor) -> Tensor:
     return torch.stack([cosine, sine, -sine, cosine], 1).reshape(-1, 2, 2)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BuddyWarps(CanonicalSpace):
     """Photos whose points are moved between two of them by the best buddies of these two.
 

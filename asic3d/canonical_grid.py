@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asic3d.brief import Brief
 from asic3d.collection import Photo
 from asic3d.errors import StorageError
 from asic3d.foreground import cells_to_photo
@@ -74,8 +75,8 @@ class MappedPhoto:
     mask: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class CanonicalGrid:
+@dataclass(frozen=True, eq=False, repr=False)
+class CanonicalGrid(Brief):
     """What the object looks like in the canonical plane, and how well that is known. R x R cells.
 
     The grid covers [-extent, extent]^2 of the unfolded plane, x right, y down; cell (0, 0) is the top-left one.

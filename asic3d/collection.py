@@ -152,6 +152,15 @@ class Collection:
         """Names of the photos whose files are gone since they were aligned."""
         return tuple(photo.name for photo in self.photos if isinstance(photo, AbsentPhoto))
 
+    def __repr__(self) -> str:
+        left = f", {len(self.left_out)} left out" if self.left_out else ""
+        return f"<Collection: {self.in_brief()} in '{self.root}'{left}{counted(self.warnings)}>"
+
+    def in_brief(self) -> str:
+        """How many photos there are, with the first and the last name."""
+        ends = f", {shown(self.names[0])} to {shown(self.names[-1])}" if self.photos else ""
+        return f"{len(self)} photo{'s' * (len(self) != 1)}{ends}"
+
     def gone(self) -> str:
         """Which photos are gone, and what to do about it, in sentences; '' where all are there."""
         absent = [photo for photo in self.photos if isinstance(photo, AbsentPhoto)]
@@ -198,6 +207,11 @@ class Collection:
         same_file = [known for known in self.names if known.rpartition("/")[2] == name.rpartition("/")[2]]
         close = same_file or difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)
         return f"Did you mean {listed(close)}?" if close else f"The photos are {listed(self.names)}."
+
+
+def counted(warnings: Sequence[str]) -> str:
+    """How many warnings there are, as the end of a line; '' for none."""
+    return f", {len(warnings)} warning{'s' * (len(warnings) != 1)}" if warnings else ""
 
 
 def load_collection(

@@ -137,6 +137,11 @@ class AlignmentConfig:
         if self.preset not in PRESETS:
             raise ConfigError(f"There is no preset '{self.preset}'; choose one of: {', '.join(PRESETS)}.")
 
+    def __repr__(self) -> str:
+        """What differs from the defaults, as it is written in Python."""
+        values = ((item, getattr(self, item.name)) for item in dataclasses.fields(self))
+        return f"AlignmentConfig({', '.join(f'{item.name}={v!r}' for item, v in values if v != item.default)})"
+
     @property
     def backbone_options(self) -> dict[str, int]:
         """What the settings ask of a vision transformer, for :func:`asic3d.backbones.load_backbone`."""
@@ -223,8 +228,8 @@ def _check_names(settings: Iterable[str]) -> None:
         near = difflib.get_close_matches(unknown[0], known, 1)
         meant = f"Did you mean '{near[0]}'? " if near else ""
         raise ConfigError(
-            f"There is no setting '{unknown[0]}'. {meant}'asic3d align --help' lists all of them; in Python they are the "
-            "fields of AlignmentConfig."
+            f"There is no setting '{unknown[0]}'. {meant}'asic3d align --help' lists all of them; in Python they are "
+            "the fields of AlignmentConfig."
         )
 
 

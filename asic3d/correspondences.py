@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asic3d.best_buddies import Cells, with_canonical
+from asic3d.brief import Brief
 from asic3d.coordinates import (
     cell_centres,
     grid_to_normalised,
     normalised_to_pixels,
     pixels_to_normalised,
 )
+from asic3d.photo_folder import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +63,11 @@ class Correspondences:
     def __len__(self) -> int:
         return len(self.points)
 
+    def __repr__(self) -> str:
+        count = len(self)
+        sure = f", mean confidence {float(self.confidence.mean()):.2f}" if count else ""
+        return f"<Correspondences: {count} point{'s' * (count != 1)}{_between(self.photos)}{sure}>"
+
     def plot(self, most: int = 30) -> "np.ndarray":
         """Draws both photos with lines between the points, by matplotlib; see :mod:`asic3d.plotting`.
 
@@ -100,6 +107,11 @@ class DenseMap:
     size: tuple[int, int]
     photos: "tuple[Photo, Photo] | None" = field(default=None, kw_only=True, repr=False)
 
+    def __repr__(self) -> str:
+        height, width = self.confidence.shape
+        sure = f"mean confidence {float(self.confidence.mean()):.2f}"
+        return f"<DenseMap: {width} x {height} points{_between(self.photos)}, {sure}>"
+
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bilinear look-up: (n, 2) original source pixels to (n, 2) target pixels and (n,) confidence, float32."""
         full = torch.tensor(self.size, dtype=torch.float32)
@@ -128,8 +140,12 @@ class DenseMap:
         return dense_html(self)
 
 
-@dataclass(frozen=True, eq=False)
-class CanonicalSpace:
+def _between(photos: "tuple[Photo, Photo] | None") -> str:
+    return f" of {shown(photos[0].name)} in {shown(photos[1].name)}" if photos else ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CanonicalSpace(Brief):
     """What transfer needs of N photos with G x G cells each.
 
     Attributes:

@@ -21,8 +21,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= found:
         raise ConfigError(
             f"The device '{name}' was asked for, and torch finds {found or 'no'} CUDA device{'s' * (found != 1)} here; "
-            "use --device auto or cpu."
+            "use --device auto or cpu (device= in Python)."
         )
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"asic3d runs on 'cpu' and 'cuda', not on '{name}'; use --device auto.")
+        raise ConfigError(f"asic3d runs on 'cpu' and 'cuda', not on '{name}'; use --device auto (device= in Python).")
     return device

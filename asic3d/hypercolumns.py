@@ -114,7 +114,8 @@ def _in_order(source: dict[str, Tensor], target: dict[str, Tensor], path: Path) 
     if [v.shape for v in values] != [t.shape for t in target.values()]:
         raise BackboneError(
             f"'{path}' holds {len(source)} tensors that do not fit {EMBEDDED} with its {len(target)}. "
-            "Give the weights of that network, or name the backbone that they belong to with --backbone."
+            "Give the weights of that network, or name the backbone that they belong to with --backbone "
+            "(backbone= in Python)."
         )
     return dict(zip(target, values, strict=True))
 

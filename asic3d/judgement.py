@@ -60,7 +60,7 @@ def standing_warnings(
     if flipped:
         yield (
             f"Mirrored for the alignment, because most others face the other way: {flipped}. If what they show is "
-            "another side of one and the same object, align with --set flips=false."
+            "another side of one and the same object, align with --set flips=false (flips=False in Python)."
         )
 
 
@@ -79,7 +79,7 @@ def outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
     for name in outliers:
         yield (
             f"'{name}' seems to show something else than the other photos: it had no say in the alignment. If it shows "
-            "the same, align with --set outliers=false."
+            "the same, align with --set outliers=false (outliers=False in Python)."
         )
 
 

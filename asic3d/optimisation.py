@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asic3d.alignment_network import AlignmentNetwork
+from asic3d.brief import Brief
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.errors import AlignmentError, CheckpointWarning, ConfigError, StorageError
 from asic3d.fitting import Checkpoint
@@ -22,8 +23,8 @@ COLUMNS = (*TERMS, "total")
 _KINDS = ("parameter", "mean", "square")  # what a checkpoint holds of each parameter: itself and Adam's two moments
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trained(Brief):
     """What training leaves besides the network.
 
     Attributes:

@@ -55,7 +55,10 @@ def find_photos(root: Path, *, passed_over: Path | None = None) -> PhotoFiles:
     masks = _masks_among(list(photos))
     notes = []
     if masks:
-        notes.append(f"Taken for masks, not photos: {listed(masks)}. Give their folder with --masks to use them.")
+        notes.append(
+            f"Taken for masks, not photos: {listed(masks)}. Give their folder with --masks (masks= in "
+            "Python) to use them."
+        )
     for name, path in photos.items():
         if _printable(name) != name:
             left_out[_printable(name)] = "its name is not valid UTF-8; rename it"

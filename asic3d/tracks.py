@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from asic3d.brief import Brief
 from asic3d.coordinates import cell_centres, normalised_to_pixels, pixels_to_normalised
 from asic3d.errors import ExportError
 from asic3d.photo_folder import listed, shown
@@ -34,8 +35,8 @@ _DEVIATION = 1.8
 """Expected error of a match per pixel of the usual cycle error. Measured on three rendered collections: 1.7 to 1.9."""
 
 
-@dataclass(frozen=True, eq=False)
-class MatchGraph:
+@dataclass(frozen=True, eq=False, repr=False)
+class MatchGraph(Brief):
     """Keypoints of N photos, which of them match, and the tracks they make.
 
     Attributes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from asic3d.brief import Brief
 from asic3d.canonical import bending_energy, cubic_basis
 
 CONTROL_POINTS = 8
@@ -16,8 +17,8 @@ _TAIL = 0.01
 """Share of the object that may lie beyond each edge where the plane's extent is chosen."""
 
 
-@dataclass(frozen=True, eq=False)
-class Distortion:
+@dataclass(frozen=True, eq=False, repr=False)
+class Distortion(Brief):
     """What the map from a photo to the plane does to the photo's shapes.
 
     Attributes:
@@ -51,8 +52,8 @@ class Distortion:
         return float((values * self.weight).sum() / self.weight.sum().clamp(min=1e-9))
 
 
-@dataclass(frozen=True, eq=False)
-class Unfolding:
+@dataclass(frozen=True, eq=False, repr=False)
+class Unfolding(Brief):
     """A smooth map of the canonical plane onto itself.
 
     Attributes:

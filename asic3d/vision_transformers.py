@@ -174,7 +174,7 @@ def _fetched(name: str) -> Path:
         raise BackboneError(
             f"The weights of {name} are not on this machine and can't be fetched: {error}.{licence} Get them with "
             f"'hf download {architecture.repository} {HUB_FILE}' where there is a network, and give the file with "
-            f"--weights; or take the network that needs none: --backbone {EMBEDDED}."
+            f"--weights; or take the network that needs none: --backbone {EMBEDDED} (weights=, backbone= in Python)."
         ) from error
 
 
@@ -193,7 +193,8 @@ def load_model(timm_name: str, tensors: Mapping[str, Tensor], path: Path, name: 
     except (RuntimeError, KeyError) as error:
         raise BackboneError(
             f"'{path}' does not hold the weights of {name} ({_first_line(error)}). "
-            f"Give those of {ARCHITECTURES[name].repository}, or name the backbone that they belong to with --backbone."
+            f"Give those of {ARCHITECTURES[name].repository}, or name the backbone that they belong to with "
+            "--backbone (backbone= in Python)."
         ) from None
     return model
 

@@ -103,9 +103,9 @@ def _warn_beside(console: Console, alignment: "Alignment", source: str, points: 
     width, height = alignment.sizes[alignment.collection.index(source)]
     beside = sum(not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5) for x, y in points)
     if beside:
-        are = f"{beside} of {len(points)} points {'lies' if beside == 1 else 'lie'}" if len(points) > 1 else "The point lies"
+        which = f"{beside} of {len(points)} points" if len(points) > 1 else "The point"
         console.warn(
-            f"{are} beside the photo '{source}', which is {width} x {height} pixels: what is found for "
+            f"{which} {'lie' if beside > 1 else 'lies'} beside the photo '{source}', which is {width} x {height} pixels: what is found for "
             f"{'them' if beside > 1 else 'it'} means nothing."
         )
 

@@ -69,11 +69,7 @@ def view(
 
     window = open3d or picture is not None
     views = {"--report": report, "--3d": in_3d, "--rerun": rerun is not None, "--open3d or --picture FILE": window}
-    chosen = [name for name, given in views.items() if given]
-    if len(chosen) > 1:
-        raise click.UsageError(f"Each of {', '.join(chosen)} shows something else of the run. Choose one of them.")
-    if output is not None and chosen not in ([], ["--3d"]):
-        raise click.UsageError(f"-o FILE writes the explorer, or with --3d the page in 3-D; leave it or {chosen[0]} away.")
+    _check_choice([name for name, given in views.items() if given], to_file=output is not None)
     if model is not None and not (window or in_3d or rerun is not None):
         raise click.UsageError("--model is looked at with --3d, --rerun, --open3d or --picture FILE.")
     if report:
@@ -92,6 +88,16 @@ def view(
         _save_explorer(console, run, photo_folder, output, overwrite)
     else:
         show_explorer(console, run, photo_folder)
+
+
+def _check_choice(chosen: list[str], *, to_file: bool) -> None:
+    """Raises click's usage error where options ask for two things to look at."""
+    if len(chosen) > 1:
+        raise click.UsageError(f"Each of {', '.join(chosen)} shows something else of the run. Choose one of them.")
+    if to_file and chosen not in ([], ["--3d"]):
+        raise click.UsageError(
+            f"-o FILE writes the explorer, or with --3d the page in 3-D. Leave out -o, or {chosen[0]}."
+        )
 
 
 def _show_report(console: Console, run: Path) -> None:

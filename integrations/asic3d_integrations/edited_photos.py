@@ -44,7 +44,7 @@ class EditedPhoto:
     @property
     def in_part(self) -> bool:
         """Whether much of the edit is missing here: the place is partly hidden, or uncertain."""
-        return 0 < self.painted and self.covered < _WHOLE
+        return self.painted > 0 and self.covered < _WHOLE
 
 
 def write_edited(
