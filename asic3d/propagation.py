@@ -118,15 +118,15 @@ def fitted_edit(edit: "str | Path | np.ndarray", size: tuple[int, int], source: 
             layer = decode_layer(Path(edit))
         except UnreadableError as error:
             raise EditError(f"{called} can't be used: {error}.") from error
-    if not layer[..., 3].any():
-        where = "the edit" if isinstance(edit, np.ndarray) else f"'{edit}'"
-        raise EditError(f"Nothing is painted in {where}: it is transparent everywhere.")
     height, width = layer.shape[:2]
-    if (width, height) == size:
-        return layer
     found = f"{called} is {width} x {height} pixels, but the photo '{source}' is {size[0]} x {size[1]} upright"
     if abs(width * size[1] / (height * size[0]) - 1) > _ASPECT:
         raise EditError(f"{found}, which has other proportions. Paint it over the whole upright photo.")
+    if not layer[..., 3].any():
+        where = "the edit" if isinstance(edit, np.ndarray) else f"'{edit}'"
+        raise EditError(f"Nothing is painted in {where}: it is transparent everywhere.")
+    if (width, height) == size:
+        return layer
     warnings.warn(f"{found}: it was scaled to the photo.", EditWarning, stacklevel=3)
     shrinks = width > size[0]
     scaled = cv2.resize(_premultiplied(layer), size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

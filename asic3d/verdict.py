@@ -184,8 +184,8 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
     count = len(levels)
     all_of_them = "Both photos" if count == 2 else f"All {count} photos"
     if not poor and levels.count(GOOD) >= count / 2:
-        which = _listed(fair) if len(fair) <= _NAMED else f"{len(fair)} of them"
-        return GOOD, f"{all_of_them} fit together{f', {which} loosely' if fair else ''}."
+        named = _listed(fair) if 0 < len(fair) <= _NAMED else f"{len(fair)} of them"
+        return GOOD, f"{all_of_them} fit together{f', {named} loosely' if fair else ''}."
     if not poor:
         return FAIR, f"{all_of_them} fit together, though loosely: check the points below before relying on them."
     if len(poor) <= count / 3:

@@ -224,7 +224,8 @@ def test_auto_without_a_network_says_what_it_uses(nothing_on_disk, monkeypatch):
         assert load_backbone().name == "efficientnet-lite0"
     assert [str(warning.message) for warning in caught] == [
         "Using the embedded backbone efficientnet-lite0: no vision transformer's weights are on this machine, and none "
-        "can be fetched (HF_HUB_OFFLINE is set). Name it with --backbone to silence this."
+        "can be fetched (HF_HUB_OFFLINE is set). Name it with --backbone (backbone= in Python) to silence "
+        "this."
     ]
 
 

@@ -139,7 +139,12 @@ def test_options_reach_the_configuration(planted):
         (["--seed", "1", "--set", "seed=2"], 1, "Error: The setting 'seed' is given twice. Give it once."),
         (["--seed", "x"], 1, "Error: The setting 'seed' takes a whole number from 0 to 2147483647, not 'x'."),
         (["--preset", "x"], 1, "Error: There is no preset 'x'; choose one of: "),
-        (["--set", "no=1"], 1, "Error: There is no setting 'no'; the settings are: preset, backbone, "),
+        (["--set", "no=1"], 1, "Error: There is no setting 'no'. 'asic3d align --help' lists all of them"),
+        (
+            ["--set", "seeds=1"],
+            1,
+            "Error: There is no setting 'seeds'. Did you mean 'seed'? 'asic3d align --help'",
+        ),
     ],
 )
 def test_wrong_settings(planted, arguments, code, message):

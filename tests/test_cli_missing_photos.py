@@ -41,6 +41,13 @@ def told(folder) -> str:
     )
 
 
+def told_of_all(folder) -> str:
+    return (
+        f"The photos of this run are gone: none of them is in '{folder}'. Put them back, or say with --photos DIR "
+        "(photos=DIR in Python) where the photos are now."
+    )
+
+
 def test_points_are_answered_wherever_the_photos_are(toy, moved):
     words = ("transfer", "toy", "--source", "photo_01.jpg", "--point", "120,90")
     nowhere, found = run(*words), run(*words, "--photos", "elsewhere")
@@ -48,7 +55,7 @@ def test_points_are_answered_wherever_the_photos_are(toy, moved):
     assert nowhere.stdout == found.stdout
     assert [row["target"] for row in csv.DictReader(io.StringIO(found.stdout))] == list(toy.alignment.names[1:])
     assert nowhere.stderr == (
-        f"Warning: The photos of this run are gone: they were in '{moved / 'photos'}'. Put them back, or say "
+        f"Warning: The photos of this run are gone: none of them is in '{moved / 'photos'}'. Put them back, or say "
         "with --photos DIR (photos=DIR in Python) where the photos are now. Until then what needs their pixels is "
         "left out.\n"
     )
@@ -74,6 +81,23 @@ def test_what_is_painted_on_a_photo_that_is_gone_reaches_the_others(toy, moved):
     ]
 
 
+def test_nothing_is_painted_where_all_photos_are_gone(toy, moved):
+    edit(toy, GONE)
+    (moved / "empty").mkdir()
+    done = run("propagate", "toy", "--source", GONE, "--edit", "star.png", "--photos", "empty")
+    assert (done.exit_code, done.output) == (1, f"Error: {told_of_all(moved / 'empty')}\n")
+    assert not (moved / "toy" / "edits").exists()
+
+
+def test_that_the_edited_photo_is_gone_is_said_first(toy, moved):
+    edit(toy, GONE)
+    done = run("propagate", "toy", "--source", GONE, "--edit", "star.png", "--photos", "elsewhere")
+    assert done.stderr.splitlines()[:2] == [
+        f"Warning: The photo that the edit is for, '{GONE}', is gone: it is painted on the others alone.",
+        f"Warning: {told(moved / 'elsewhere')} Until then what needs its pixels is left out.",
+    ]
+
+
 def test_the_explorer_shows_the_photos_that_are_there_and_is_made_again_with_all(toy, moved):
     assert run("view", "toy", "--photos", "elsewhere", "-q").exit_code == 0
     page = (moved / "toy" / "explorer.html").read_text()
@@ -90,10 +114,11 @@ def test_what_needs_the_pixels_says_where_they_were_looked_for(toy, moved, words
     place = () if words[0] == "view" else ("--photos", "elsewhere")
     before = (moved / "toy" / "run.json").read_bytes()
     result = run(*words, *place)
-    missing = GONE if words[0] == "add" else "photo_01.jpg"
-    folder = "elsewhere" if words[0] == "add" else "photos"
-    assert result.exit_code == 1
-    assert f"Error: {told(moved / folder).replace(GONE, missing)}" in result.stderr
+    all_gone = told_of_all(moved / "photos")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {told(moved / 'elsewhere') if words[0] == 'add' else all_gone}\n",  # once, and not as a warning too
+    )
     assert (moved / "toy" / "run.json").read_bytes() == before and not (moved / "page.html").exists()
 
 

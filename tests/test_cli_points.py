@@ -12,6 +12,7 @@ from planted_alignment import CENTRES, RADII, SIZES
 
 import asic3d
 from asic3d.config import make_config
+from asic3d.verdict import GUESS
 from asic3d_cli.points import PointsError, parse_point, read_points
 
 
@@ -187,7 +188,12 @@ def test_points_beside_the_photo_are_answered_with_a_warning(planted):
         "nothing.\n"
     )
     assert "The point lies beside the photo 'a.jpg'" in run("transfer", "--source", "a.jpg", "--point=200,1").stderr
+    assert "1 of 2 points lies beside" in run("transfer", "--source", "a.jpg", *points[1:3]).stderr
     assert run("transfer", "--source", "a.jpg", *points[:2]).stderr == ""
+
+
+def test_help_names_the_confidence_below_which_everything_else_draws_a_guess():
+    assert f"below {GUESS} it is a guess" in " ".join(run("transfer", "--help").output.split())
 
 
 # ---- evaluate ------------------------------------------------------------------------------------------------------

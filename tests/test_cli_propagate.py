@@ -1,12 +1,16 @@
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from cli_runner import plant_library, run
 from PIL import Image
-from planted_alignment import SIZES
+from planted_alignment import CENTRES, RADII, SIZES
 
+import asic3d
+from asic3d_integrations.contact_sheets import _GAP, _LINE, _MARK, CELL
 from asic3d_integrations.edited_photos import write_edited
 
 
@@ -16,6 +20,7 @@ def planted(tmp_path, monkeypatch):
     layer = np.zeros((*SIZES[0][::-1], 4), np.uint8)
     cv2.circle(layer, (42, 28), 8, (0, 200, 100, 255), -1)
     Image.fromarray(layer).save("edit.png")
+    Image.fromarray(np.full((*SIZES[1][::-1], 4), 90, np.uint8)).save("tall.png")
     return tmp_path
 
 
@@ -69,6 +74,47 @@ def test_photos_that_do_not_show_the_place_are_named(planted):
     assert "Not painted, because the place was not found in them: b.jpg, c.jpg" in done.output
     folder = planted / "asic3d_out" / "edits" / "corner"
     assert np.array_equal(pixels(folder / "b.jpg.png"), pixels("photos/b.jpg"))
+
+
+def test_what_is_painted_only_in_part_is_said(planted, monkeypatch):
+    """In c.jpg most of the place is uncertain."""
+    plain = asic3d.load_alignment(None, photos=None)
+    whole = type(plain).dense
+
+    def dense(self, source, target):
+        found = whole(self, source, target)
+        seen = torch.arange(found.confidence.shape[1]) > CENTRES[2][0] + 0.3 * RADII[2]
+        return replace(found, confidence=found.confidence * seen) if source == "c.jpg" else found
+
+    monkeypatch.setattr(type(plain), "dense", dense)
+    words = ("propagate", "--source", "a.jpg", "--edit", "edit.png")
+    done = run(*words)
+    assert "3 of 3 photos were painted, 1 of them only in part; see " in done.output
+    assert "Painted only in part, because the place is partly hidden or uncertain in them: c.jpg (" in done.output
+    told = {entry["photo"]: entry for entry in json.loads(run(*words, "-o", "again", "--json").stdout)["photos"]}
+    assert {name: entry["in_part"] for name, entry in told.items()} == {"a.jpg": False, "b.jpg": False, "c.jpg": True}
+    assert told["a.jpg"]["covered"] == 1 and told["b.jpg"]["covered"] == pytest.approx(1, abs=0.15)
+    assert 0 < told["c.jpg"]["covered"] < 0.5
+
+
+def test_the_sheet_marks_the_edited_photo_and_has_room_for_names(planted):
+    assert run("propagate", "--source", "b.jpg", "--edit", "tall.png").exit_code == 0
+    sheet = pixels(planted / "asic3d_out" / "edits" / "tall" / "overview.jpg").astype(int)
+    frame = (np.abs(sheet - _MARK).max(-1) < 40).any(0).nonzero()[0]
+    assert sheet.shape[:2] == (2 * (CELL + _GAP + _LINE) + _GAP, 2 * (CELL + _GAP) + _GAP)
+    assert frame.min() > CELL and frame.max() > CELL + _GAP  # the second of two in the first row
+    names = sheet[_GAP + SIZES[1][1] + 6 : _GAP + SIZES[1][1] + _LINE]  # no picture is taller
+    assert (names.max(-1) < 80).any()
+
+
+def test_an_edit_that_is_transparent_everywhere_is_refused_before_the_work(planted):
+    Image.new("RGBA", SIZES[0]).save("empty.png")
+    done = run("propagate", "--source", "a.jpg", "--edit", "empty.png")
+    assert (done.exit_code, done.output) == (
+        1,
+        "Error: Nothing is painted in 'empty.png': it is transparent everywhere.\n",
+    )
+    assert not (planted / "asic3d_out").exists()
 
 
 def test_an_edit_without_transparency_is_one_sentence(planted):

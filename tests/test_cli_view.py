@@ -183,7 +183,12 @@ def test_the_explorer_as_a_file(mug, aligned, no_browser):
 def test_one_thing_at_a_time(mug, words):
     result = run("view", "mug", *words)
     assert result.exit_code == 2
-    assert "Choose one of --report, -o FILE, --3d, --rerun, and --open3d or --picture FILE." in result.output
+    if "-o" in words:
+        assert "-o FILE writes the explorer, or with --3d the page in 3-D. Leave out -o, or --" in result.output
+    else:
+        assert " shows something else of the run. Choose one of them." in result.output
+    if words == ("--3d", "--report"):
+        assert "Each of --report, --3d shows" in result.output
 
 
 def test_an_explorer_of_a_run_that_is_being_changed(mug, aligned, no_browser):

@@ -130,7 +130,8 @@ def test_masks_beside_the_photos_are_not_photos(tmp_path):
     loaded, texts = warned(tmp_path)
     assert loaded.names == ("images/a.jpg", "images/b.jpg", "masks/carnival.jpg")
     assert texts == [
-        "Taken for masks, not photos: 'masks/a.jpg.png', 'masks/b.png'. Give their folder with --masks to use them."
+        "Taken for masks, not photos: 'masks/a.jpg.png', 'masks/b.png'. Give their folder with --masks (masks= in "
+        "Python) to use them."
     ]
 
 
@@ -351,6 +352,15 @@ def test_mask_is_of_the_upright_photo(tmp_path):
     )
 
 
+def test_a_turned_mask_of_a_photo_that_was_not_turned_is_not_laid_to_exif(tmp_path):
+    put(tmp_path, "a.png", "b.png")
+    width, height = Image.open(tmp_path / "a.png").size
+    put_mask(tmp_path / "masks" / "a.png", np.rot90(disc((width, height))))
+    message = refused(tmp_path, masks=tmp_path / "masks")
+    assert f"is {height} x {width} pixels, but the photo 'a.png' is {width} x {height} upright. Make" in message
+    assert "EXIF" not in message
+
+
 @pytest.mark.parametrize("factor", [0.25, 0.5, 2])
 def test_mask_of_another_resolution_is_resized(tmp_path, factor):
     put(tmp_path, "a.png", "b.png", size=(1200, 800))
@@ -495,3 +505,11 @@ def test_real_photos():
     loaded = load_collection(folder)
     assert len(loaded) == len(list(folder.iterdir()))
     assert loaded.warnings == ()
+
+
+def test_a_collection_shows_itself_in_one_line(tmp_path):
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / "c.png").write_bytes(b"")
+    with pytest.warns(CollectionWarning):
+        loaded = load_collection(tmp_path)
+    assert repr(loaded) == f"<Collection: 2 photos, 'a.png' to 'b.png' in '{tmp_path}', 1 left out, 1 warning>"

@@ -18,6 +18,8 @@ FIELDS = {field.name: field for field in dataclasses.fields(AlignmentConfig)}
 TYPES = typing.get_type_hints(AlignmentConfig)
 NUMBERS = sorted(name for name, kind in TYPES.items() if kind in (int, float))
 
+LISTED = "'asic3d align --help' lists all of them; in Python they are the fields of AlignmentConfig."
+
 
 def message(**settings) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -93,10 +95,10 @@ def test_an_unknown_preset_or_setting_names_those_that_there_are():
     assert str(caught.value) == f"There is no preset 'best'; {listed}"
     with pytest.raises(ConfigError) as caught:
         make_config("fast", sead="3")
-    assert str(caught.value) == "There is no setting 'sead'; did you mean 'seed'?"
+    assert str(caught.value) == f"There is no setting 'sead'. Did you mean 'seed'? {LISTED}"
     with pytest.raises(ConfigError) as caught:
         make_config("fast", xyz="3")
-    assert str(caught.value) == f"There is no setting 'xyz'; the settings are: {', '.join(FIELDS)}."
+    assert str(caught.value) == f"There is no setting 'xyz'. {LISTED}"
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -152,7 +154,7 @@ def test_a_files_preset_gives_way_to_what_the_file_says_itself(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sead = 3", "In '{}': There is no setting 'sead'; did you mean 'seed'?"),
+        ("sead = 3", f"In '{{}}': There is no setting 'sead'. Did you mean 'seed'? {LISTED}"),
         ("[steps]\nn = 1", "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not {{'n': 1}}."),
         ("steps = 1.5", "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not 1.5."),
         ('steps = "3"', "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not '3'."),
@@ -221,3 +223,8 @@ def test_the_papers_preset_has_the_papers_numbers():
 def test_a_backbone_is_asked_only_for_what_is_set():
     assert make_config("fast").backbone_options == {}
     assert make_config("paper").backbone_options == {"stride": 2, "side": 256}
+
+
+def test_a_configuration_shows_what_is_not_as_usual():
+    assert repr(AlignmentConfig()) == "AlignmentConfig()"
+    assert repr(AlignmentConfig(seed=3, flips=False)) == "AlignmentConfig(seed=3, flips=False)"

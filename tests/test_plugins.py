@@ -17,6 +17,7 @@ from asic3d import backbones
 from asic3d.backbones import backbone_names, check_backbone, load_backbone
 from asic3d.errors import BackboneError, ExportError, PluginError, StorageError
 from asic3d.plugins import BACKBONES, EXPORTERS, find_plugins
+from asic3d.storage import write_json
 from asic3d_integrations.exporters import export, known_exporters
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "plugins.md").read_text("utf-8")
@@ -243,3 +244,11 @@ def test_an_unknown_exporter_is_said_before_the_run_is_read(tmp_path, monkeypatc
         "Error: There is no exporter 'nope' here; choose one of: csv. For COLMAP, hloc and nerfstudio: asic3d "
         "export-colmap.\n"
     )
+
+
+def test_a_run_folder_in_the_place_of_the_exporter_is_told_where_it_belongs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "my run" / "run.json", {"format_version": 1})
+    result = run("export", "my run")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: 'my run' is a run folder. Name the exporter before it: asic3d export csv 'my run'\n"

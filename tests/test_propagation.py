@@ -65,12 +65,14 @@ def test_nothing_is_painted_beside_the_object(planted):
     assert layer[distance < -5, 3].min() > 250
 
 
-def test_a_transparent_edit_leaves_photos_as_they_are(planted):
+def test_a_transparent_layer_leaves_a_photo_as_it_is_and_a_transparent_edit_is_refused(planted):
     edit = np.full((*SIZES[0][::-1], 4), 200, np.uint8)
     edit[..., 3] = 0
-    for name, layer in planted.propagate(edit, source="a.jpg"):
-        pixels = planted.collection[name].pixels
-        assert np.array_equal(painted(pixels, layer), pixels)
+    pixels = planted.collection["a.jpg"].pixels
+    assert np.array_equal(painted(pixels, edit), pixels)
+    with pytest.raises(EditError) as error:
+        planted.propagate(edit, source="a.jpg")
+    assert str(error.value) == "Nothing is painted in the edit: it is transparent everywhere."
 
 
 def test_pixels_beside_the_edit_are_untouched_and_those_under_it_replaced(planted):
@@ -250,6 +252,8 @@ def test_an_edit_of_another_size_is_scaled_with_a_warning(planted, tmp_path):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
+        (lambda path: Image.new("RGBA", (96, 72)).save(path), "Nothing is painted in"),
+        (lambda path: Image.new("RGBA", (48, 36)).save(path), "Nothing is painted in"),
         (lambda path: Image.new("RGBA", (72, 96)).save(path), "which has other proportions. Paint it over the whole"),
         (lambda path: Image.new("RGB", (96, 72)).save(path), "it has no transparency, so nothing says what is painted"),
         (lambda path: path.write_bytes(b""), "the file is empty"),

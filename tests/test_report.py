@@ -212,7 +212,7 @@ def test_a_photo_without_object_still_gives_points(planted):
     ("fits", "level", "sentence"),
     [
         ((0.9, 0.8, 0.7), "good", "All 3 photos fit together."),
-        ((0.9, 0.8, 0.35), "good", "All 3 photos fit together, 1 of them loosely."),
+        ((0.9, 0.8, 0.35), "good", "All 3 photos fit together, “c.jpg” loosely."),
         (
             (0.3, 0.3, 0.7),
             "fair",
@@ -226,6 +226,15 @@ def test_a_photo_without_object_still_gives_points(planted):
 def test_verdict(planted, fits, level, sentence):
     confidence = torch.tensor(fits).reshape(3, 1, 1).expand_as(planted.confidence)
     assert verdict.verdict(replace(planted, confidence=confidence)) == (level, sentence)
+
+
+@pytest.mark.parametrize(("count", "start"), [(2, "Both photos fit together."), (3, "All 3 photos fit together.")])
+def test_a_verdict_counts_as_people_do(planted, count, start):
+    photos = replace(planted.collection, photos=planted.collection.photos[:count])
+    few = replace(
+        planted, collection=photos, confidence=planted.confidence[:count], foreground=planted.foreground[:count]
+    )
+    assert verdict.verdict(few)[1] == start
 
 
 def changed(planted, *pixels):

@@ -412,7 +412,7 @@ def test_photos_whose_folder_was_moved_are_found_where_one_says(small, tmp_path)
     at_home(tmp_path / "run", tmp_path / "nowhere")
     change_run(tmp_path / "run", lambda run: run.update(photo_folder_from_here="nowhere"))
     with pytest.warns(
-        CollectionWarning, match=r"^The photos of this run are gone: they were in '.*/nowhere'. Put them"
+        CollectionWarning, match=r"^The photos of this run are gone: none of them is in '.*/nowhere'. Put them"
     ):
         assert len(load_alignment(tmp_path / "run").collection.absent) == 2
     found = load_alignment(tmp_path / "run", photos=small[0] / "photos")

@@ -70,7 +70,7 @@ def test_people_are_told_what_was_done(toy, right):
         "Turned for the alignment, because most others stand: "
         f"'{names[1]}' (on its left side), '{names[3]}' (upside down). Pixels and points stay as they are.",
         f"Mirrored for the alignment, because most others face the other way: '{names[3]}', '{names[4]}'. If what they "
-        "show is another side of one and the same object, align with --set flips=false.",
+        "show is another side of one and the same object, align with --set flips=false (flips=False in Python).",
     )
     assert not any("for the alignment" in text for text in toy.alignment.warnings)
 

@@ -33,12 +33,18 @@ class Console:
         self.arguments, self.quiet, self.as_json = arguments, quiet, as_json
         self.after_interrupt: Callable[[], str] = lambda: "Stopped."
         self.warned: list[str] = []
+        self._began = time.perf_counter()
         self._live: RichConsole | None = None
 
     @property
     def silent(self) -> bool:
         """Whether nothing but the result or an error is wanted."""
         return self.quiet or self.as_json
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command began: the one clock that progress and summaries show."""
+        return time.perf_counter() - self._began
 
     def error(self, sentence: str) -> None:
         """Shows one sentence on stderr, or as JSON on stdout."""
@@ -97,7 +103,7 @@ class Console:
             with self._bars(labels) as report:
                 yield report
         else:
-            yield _Lines(labels)
+            yield _Lines(labels, self)
 
     @contextmanager
     def _bars(self, labels: dict[str, str]) -> Iterator[Callable[["Progress"], None]]:
@@ -123,16 +129,15 @@ class Console:
 class _Lines:
     """Progress as one plain line on stderr for each finished stage."""
 
-    def __init__(self, labels: dict[str, str]) -> None:
-        self._labels, self._finished, self._since = labels, set[str](), time.perf_counter()
+    def __init__(self, labels: dict[str, str], console: Console) -> None:
+        self._labels, self._finished, self._console = labels, set[str](), console
 
     def __call__(self, progress: "Progress") -> None:
         if progress.done < progress.total or progress.stage in self._finished:
             return
-        now = time.perf_counter()
         self._finished.add(progress.stage)
-        click.echo(f"{self._labels.get(progress.stage, progress.stage)}: {now - self._since:.1f} s", err=True)
-        self._since = now
+        label = self._labels.get(progress.stage, progress.stage)
+        click.echo(f"{label}: done after {self._console.elapsed:.1f} s", err=True)
 
 
 def rich_console(stream: Any) -> "RichConsole":

@@ -42,7 +42,7 @@ def show_run(console: Console, alignment: "Alignment", run: Path, seconds: dict[
     from asic3d.verdict import verdict
 
     level, sentence = verdict(alignment)
-    count, total = len(alignment.names), sum(seconds.values())
+    count, total = len(alignment.names), console.elapsed
     console.show(
         "",
         f"{count} photos, backbone {alignment.backbone}, {alignment.device}, {total:.1f} s",
@@ -51,7 +51,7 @@ def show_run(console: Console, alignment: "Alignment", run: Path, seconds: dict[
         _quality_table(alignment),
         *_warnings(console, alignment),
         "",
-        _time_table(seconds),
+        _time_table(seconds, total),
         "",
         _results(run, takes_more=alignment.config.mapping != "network"),
     )
@@ -89,12 +89,14 @@ def _warnings(console: Console, alignment: "Alignment") -> list[Any]:
     return ["", *(Text(f"Look at this: {sentence}", style="yellow") for sentence in new)] if new else []
 
 
-def _time_table(seconds: dict[str, float]) -> "Table":
+def _time_table(seconds: dict[str, float], total: float) -> "Table":
+    """What each stage took by itself; the rows add up to the time of the whole command."""
     from asic3d.verdict import STAGES
 
     table = _table("Time", "s")
     for stage, duration in seconds.items():
         table.add_row(STAGES.get(stage, stage), f"{duration:.1f}")
+    table.add_row("Starting, and what has no row", f"{max(total - sum(seconds.values()), 0):.1f}")
     return table
 
 

@@ -104,9 +104,10 @@ def _warn_beside(console: Console, alignment: "Alignment", source: str, points: 
     beside = sum(not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5) for x, y in points)
     if beside:
         which = f"{beside} of {len(points)} points" if len(points) > 1 else "The point"
+        lie, them = ("lie", "them") if beside > 1 else ("lies", "it")
         console.warn(
-            f"{which} {'lie' if beside > 1 else 'lies'} beside the photo '{source}', which is {width} x {height} pixels: what is found for "
-            f"{'them' if beside > 1 else 'it'} means nothing."
+            f"{which} {lie} beside the photo '{source}', which is {width} x {height} pixels: what is found for {them} "
+            "means nothing."
         )
 
 
