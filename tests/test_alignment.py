@@ -435,3 +435,16 @@ def test_a_device_that_is_not_there(monkeypatch, name, message):
     with pytest.raises(ConfigError) as caught:
         choose_device(name)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda toy: ([1, 2], None), "Give a folder of photos, or what asic3d.load_collection returns, not list."),
+        (lambda toy: (toy.collection, {"seed": 1}), "The settings must be an asic3d.AlignmentConfig, not dict."),
+    ],
+)
+def test_what_is_no_collection_and_no_settings_is_said(toy, wrong, sentence):
+    with pytest.raises(AlignmentError) as caught:
+        align(*wrong(toy))
+    assert str(caught.value) == sentence

@@ -15,7 +15,7 @@ from planted_alignment import RADII, SIZES, canonical_of_pixels, picture, plant,
 from asic3d import pictures, verdict
 from asic3d.config import make_config
 from asic3d.errors import StorageError
-from asic3d.judgement import UNRELATED
+from asic3d.judgement import UNRELATED, standing_warnings
 from asic3d_integrations.report import write_report
 from asic3d_integrations.sampled_matches import sample_matches
 
@@ -562,6 +562,14 @@ def test_hopeless_alignments_are_reported_too(planted, tmp_path, change):
     _, text = page_of(hopeless, tmp_path / "run")
     assert ('class="badge poor"' in text) == (change != "one place")
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
+
+
+def test_how_photos_stand_is_not_said_of_photos_that_show_no_one_thing():
+    def said(support: float) -> list[str]:
+        return list(standing_warnings(["a.jpg", "b.jpg"], [1, 0], [False, True], {"support": support}))
+
+    assert [sentence.split(" for ")[0] for sentence in said(1.01 * UNRELATED)] == ["Turned", "Mirrored"]
+    assert said(0.99 * UNRELATED) == []
 
 
 def test_of_unrelated_photos_no_figure_is_good(planted):
