@@ -423,10 +423,11 @@ def test_the_device_that_is_chosen(monkeypatch):
     [
         ("gpu", "There is no device 'gpu'; choose 'auto', 'cpu', 'cuda' or 'cuda:N'."),
         ("", "There is no device ''; choose 'auto', 'cpu', 'cuda' or 'cuda:N'."),
-        ("meta", "asic3d runs on 'cpu' and 'cuda', not on 'meta'; use --device auto."),
+        ("meta", "asic3d runs on 'cpu' and 'cuda', not on 'meta'; use --device auto (device= in Python)."),
         (
             "cuda",
-            "The device 'cuda' was asked for, and torch finds no CUDA devices here; use --device auto or cpu.",
+            "The device 'cuda' was asked for, and torch finds no CUDA devices here; use --device auto or cpu "
+            "(device= in Python).",
         ),
     ],
 )

@@ -138,7 +138,8 @@ def test_weights_of_another_network_are_refused(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(3)}, path)
     assert error_of(load_backbone, "efficientnet-lite0", weights=path) == (
         f"'{path}' holds 1 tensors that do not fit efficientnet-lite0 with its 296. "
-        "Give the weights of that network, or name the backbone that they belong to with --backbone."
+        "Give the weights of that network, or name the backbone that they belong to with --backbone "
+        "(backbone= in Python)."
     )
 
 
@@ -325,7 +326,8 @@ def test_a_named_backbone_without_weights_says_how_to_get_them(nothing_on_disk, 
     assert error_of(load_backbone, "dino-vits8") == (
         "The weights of dino-vits8 are not on this machine and can't be fetched: HF_HUB_OFFLINE is set. Get them with "
         "'hf download timm/vit_small_patch8_224.dino model.safetensors' where there is a network, and give the file "
-        "with --weights; or take the network that needs none: --backbone efficientnet-lite0."
+        "with --weights; or take the network that needs none: --backbone efficientnet-lite0 "
+        "(weights=, backbone= in Python)."
     )
     assert "accepted first: https://ai.meta.com/resources/models-and-libraries/dinov3-license" in error_of(
         load_backbone, "dinov3-vits16"
