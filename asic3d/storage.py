@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from asic3d.errors import StorageError
+from asic3d.temporaries import temporary_file
 
 if TYPE_CHECKING:
     import torch
@@ -103,20 +103,14 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         >>> atomic_write("notes.txt", lambda file: file.write(b"hello"))  # doctest: +SKIP
     """
     path = Path(path)
-    # A short name of our own: the file's name may already be as long as the file system takes.
-    temporary = path.with_name(f".asic3d-{secrets.token_hex(6)}.tmp")
     with _clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
+        with temporary_file(path) as temporary:
+            with temporary.open("wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())  # some file systems say only now that the disk is full
             temporary.replace(path)
-        except BaseException:  # Ctrl-C too leaves nothing behind
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
@@ -128,22 +122,18 @@ def write_together(files: Mapping[Path, bytes]) -> None:
         StorageError: the disk is full or a place is not writable.
     """
     waiting: dict[Path, Path] = {}
-    try:
+    with contextlib.ExitStack() as made:
         for path, content in files.items():
             with _clear_write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                waiting[path] = path.with_name(f".asic3d-{secrets.token_hex(6)}.tmp")
-                with waiting[path].open("xb") as file:
+                waiting[path] = made.enter_context(temporary_file(path))
+                with waiting[path].open("wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
         for path in files:
             with _clear_write_errors(path):
                 waiting[path].replace(path)
-    finally:
-        for temporary in waiting.values():
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -61,12 +61,12 @@ def export_colmap(
     for COLMAP 3.8, features.h5 and matches.h5 for hloc (with the extra hloc), report.json, and images/ where COLMAP
     can't read the photos as they are. Nothing that is there is replaced unless asked for.
     """
+    folder = output or run / "colmap"
+    console.after_interrupt = lambda: f"Stopped. Nothing was written, and what was in '{folder}' is as it was."
     import asic3d
     from asic3d_cli.runs import held_for
     from asic3d_integrations.colmap.export import STAGES, ExportOptions, export_colmap
 
-    folder = output or run / "colmap"
-    console.after_interrupt = lambda: f"Stopped. Nothing was written, and what was in '{folder}' is as it was."
     with held_for(run, folder), console.progress(STAGES) as progress:
         wanted = ExportOptions(**options)
         export = export_colmap(asic3d.load_alignment(run), folder, wanted, database=database, progress=progress)

@@ -12,7 +12,7 @@ import numpy as np
 from asic3d.errors import ExportError, StorageError
 from asic3d.photo_folder import listed, shown
 from asic3d.tracks import MatchGraph, Pair
-from asic3d_integrations.colmap.database import HALF, Content, new_file, opened, read_database, refuse_existing
+from asic3d_integrations.colmap.database import HALF, Content, new_file, opened, quiet_pycolmap, read_database, refuse_existing
 
 _PATIENCE = 2.0  # seconds that a locked database is waited for
 COPY = "added.db"
@@ -194,7 +194,7 @@ def _pad_descriptors(path: Path, counts: dict[int, int]) -> None:
 
 def _add_matches(file: Any, first: int, second: int, rows: np.ndarray) -> None:
     """Appends matches of two images to their matches and to those that are verified."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     had = np.zeros((0, 2), np.uint32)
     if file.exists_matches(first, second):

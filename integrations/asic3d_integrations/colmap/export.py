@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 from asic3d.config import Progress
 from asic3d.errors import StorageError
 from asic3d.storage import write_json
+from asic3d.temporaries import clear_left, temporary_folder
 from asic3d.tracks import MatchGraph, taking_part
 from asic3d_integrations.colmap.adding import COPY, Added, add_to, check_database
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_focal
@@ -197,29 +197,33 @@ def _write_others(new: Path, graph: MatchGraph, images: Images, content: Content
 @contextlib.contextmanager
 def replaced_together(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of another when the block ends well."""
-    asked, folder = folder, folder.resolve()
-    mark = secrets.token_hex(6)
-    new, old = (folder.with_name(f".asic3d-{mark}.{kind}") for kind in ("new", "old"))
+    asked, folder, new = folder, folder.resolve(), Path()
     try:
-        new.mkdir(parents=True)
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_left(folder.parent)
+        with temporary_folder(folder) as new:
+            yield new
+            _put(new, folder)
     except OSError as error:
         raise StorageError(
             f"'{folder}' can't be written ({error.strerror or error}). Choose another folder with -o."
         ) from error
     except StorageError as error:  # it speaks of the new folder, of which nobody knows
         raise StorageError(str(error).replace(str(new), str(asked))) from error
-    finally:
-        for rest in (new, old):
-            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _put(new: Path, folder: Path) -> None:
+    """Moves a new folder into the place of another."""
+    old = new.with_suffix(".old")
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:  # Ctrl-C too may come between the two
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _mapped(

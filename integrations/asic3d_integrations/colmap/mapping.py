@@ -1,7 +1,6 @@
 """From a graph of matches to camera poses: COLMAP's incremental mapping, tried in several ways, and judged."""
 
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ import numpy as np
 
 from asic3d.collection import Collection
 from asic3d.config import Progress
+from asic3d.temporaries import temporary_folder
 from asic3d.tracks import MatchGraph
 from asic3d_integrations.colmap.cameras import Cameras
 from asic3d_integrations.colmap.database import Verification, quiet_pycolmap, write_database
@@ -272,8 +272,7 @@ def _run(graph: MatchGraph, attempt: _Attempt, how: MapOptions) -> list[Any]:
     pycolmap, seed = quiet_pycolmap(), how.seed
     error = max(graph.deviation, 1.0)
     verification = Verification(_VERIFIED * error, min_inlier_ratio=0.25, seed=seed)
-    with tempfile.TemporaryDirectory(prefix="asic3d-mapping-") as folder:
-        root = Path(folder)
+    with temporary_folder() as root:
         write_database(graph, attempt.cameras, root / "database.db", verification=verification)
         (root / "models").mkdir()
         if how.mapper == GLOBAL:
