@@ -25,9 +25,9 @@ def main(wheel: str) -> None:
 
 
 def _page_files() -> tuple[str, ...]:
-    """What the report and the explorer are made of."""
+    """What the report, the explorer and the page in 3-D are made of."""
     pages = (f"{page}.{kind}" for page in ("report", "explorer") for kind in ("html", "css", "js"))
-    return *pages, "explorer_maps.js", "explorer_drawing.js"
+    return *pages, "explorer_maps.js", "explorer_drawing.js", "scene.html"
 
 
 if __name__ == "__main__":

@@ -209,14 +209,10 @@ class Alignment:
         return self._transfer(nearest_neighbour_space(self.features, self.space), points, source, target)
 
     def _transfer(self, space: CanonicalSpace, points: "ArrayLike", source: str, target: str) -> Correspondences:
-        found = transfer(
-            space,
-            _as_points(points).to(space.canonical.device),
-            self.collection.index(source),
-            self.collection.index(target),
-            self.sizes,
-        )
-        return Correspondences(found.points.cpu(), found.confidence.cpu(), found.cycle_error.cpu())
+        start, i, j = _as_points(points), self.collection.index(source), self.collection.index(target)
+        found = transfer(space, start.to(space.canonical.device), i, j, self.sizes)
+        answers = found.points.cpu(), found.confidence.cpu(), found.cycle_error.cpu()
+        return Correspondences(*answers, start=start, photos=(self.collection[i], self.collection[j]))
 
     def dense(self, source: str, target: str) -> DenseMap:
         """The whole source photo in the target.
@@ -228,8 +224,28 @@ class Alignment:
             >>> alignment.dense("a.jpg", "b.jpg").points.shape  # doctest: +SKIP
             torch.Size([120, 160, 2])
         """
-        found = dense(self.space, self.collection.index(source), self.collection.index(target), self.sizes)
-        return DenseMap(found.points.cpu(), found.confidence.cpu(), found.size)
+        i, j = self.collection.index(source), self.collection.index(target)
+        found = dense(self.space, i, j, self.sizes)
+        photos = self.collection[i], self.collection[j]
+        return DenseMap(found.points.cpu(), found.confidence.cpu(), found.size, photos=photos)
+
+    def plot(self) -> np.ndarray:
+        """Draws every photo's object, coloured by its place on the object, by matplotlib.
+
+        Returns:
+            (N,) axes, one for each photo; ``axes[0].figure.savefig(FILE)`` keeps the figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from asic3d.plotting import plot_alignment
+
+        return plot_alignment(self)
+
+    def _repr_html_(self) -> str:
+        from asic3d.display import alignment_html
+
+        return alignment_html(self)
 
     def mask(self, name: str) -> np.ndarray:
         """The object in a photo: (H, W) uint8 of the original upright size, 255 = object, 0 = not.

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from asic3d.checkpoints import fetch, read_checkpoint, unreadable
-from asic3d.errors import BackboneError, BackboneWarning
+from asic3d.errors import BackboneError, BackboneWarning, PluginError
+from asic3d.plugins import BACKBONES, Plugin, find_plugins
 
 EMBEDDED = "efficientnet-lite0"
 """The backbone whose weights are always at hand."""
@@ -68,7 +69,10 @@ class Backbone(Protocol):
 
 
 Factory = Callable[..., Backbone]
-"""Makes a backbone: ``factory(weights: Path | None, device: torch.device, **options)``."""
+"""Makes a backbone: ``factory(weights: Path | None, device: torch.device, **options)``.
+
+An installed package brings one as an entry point of the group ``asic3d.backbones``; see docs/how-to/plugins.md.
+"""
 
 _FACTORIES: dict[str, Factory] = {}
 
@@ -89,8 +93,16 @@ def register_backbone(name: str, factory: Factory) -> None:
 
 
 def backbone_names() -> tuple[str, ...]:
-    """The names that :func:`load_backbone` takes, besides ``auto``."""
-    return tuple(_FACTORIES)
+    """The names that :func:`load_backbone` takes, besides ``auto``: ours, then those of other packages."""
+    return tuple(dict.fromkeys([*_FACTORIES, *find_plugins(BACKBONES)]))
+
+
+def _found(name: str) -> tuple[Factory, Plugin | None]:
+    """The factory of a known name, and the plugin that brings it; nothing is imported that was not asked for."""
+    if name in _FACTORIES:
+        return _FACTORIES[name], None
+    plugin = find_plugins(BACKBONES)[name]
+    return plugin.load(), plugin
 
 
 @dataclass(frozen=True)
@@ -141,8 +153,8 @@ def check_backbone(name: str, weights: str | Path = "") -> None:
     Raises:
         BackboneError: there is no such backbone, or no such file.
     """
-    if name != "auto" and name not in _FACTORIES:
-        raise BackboneError(f"There is no backbone '{name}'; choose 'auto' or one of: {', '.join(_FACTORIES)}.")
+    if name != "auto" and name not in backbone_names():
+        raise BackboneError(f"There is no backbone '{name}'; choose 'auto' or one of: {', '.join(backbone_names())}.")
     if weights:
         try:
             Path(weights).open("rb").close()
@@ -170,6 +182,7 @@ def load_backbone(
 
     Raises:
         BackboneError: unknown name or option, or weights that are missing or wrong.
+        PluginError: the backbone is another package's, and does not work.
 
     Example:
         >>> load_backbone("efficientnet-lite0").sides
@@ -183,7 +196,7 @@ def load_backbone(
         if path is None:
             message = f"Using the embedded backbone {name}: {choice.reason} Name it with --backbone to silence this."
             warnings.warn(message, BackboneWarning, stacklevel=2)
-    factory = _FACTORIES[name]
+    factory, plugin = _found(name)
     known = list(inspect.signature(factory).parameters)
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -191,7 +204,13 @@ def load_backbone(
     options = {**{option: value for option, value in (wishes or {}).items() if option in known}, **options}
     # timm fills a network with random weights before ours replace them; the caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
-        return factory(path, torch.device(device), **options)
+        if plugin is None:
+            return factory(path, torch.device(device), **options)
+        made = plugin.call(factory, path, torch.device(device), **options)
+    lacking = [part for part in ("name", "fingerprint", "sides", "tap_weights", "device") if not hasattr(made, part)]
+    if lacking:
+        raise PluginError(f"{plugin} makes something without '{lacking[0]}', which is no asic3d.backbones.Backbone.")
+    return made
 
 
 def fingerprint(**settings: Any) -> str:

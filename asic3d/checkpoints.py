@@ -101,12 +101,10 @@ def fetch(repository: str) -> Path:
         BackboneError: offline, out of reach, or not allowed; found out in a few seconds. The message is the reason,
             without a full stop.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    if constants.HF_HUB_OFFLINE:
-        raise BackboneError("HF_HUB_OFFLINE is set")
     # Without a network the Hub's client tries again for half a minute, so ask for the file's header first.
-    reason = _probe(f"{constants.ENDPOINT}/{repository}/resolve/main/{HUB_FILE}", _PROBE_SECONDS)
+    reason = why_not_fetched(repository)
     if reason:
         raise BackboneError(reason)
     try:
@@ -114,6 +112,15 @@ def fetch(repository: str) -> Path:
             return Path(hf_hub_download(repository, HUB_FILE, etag_timeout=_PROBE_SECONDS))
     except (OSError, ValueError, RuntimeError) as error:
         raise BackboneError(f"the download of {repository} failed ({type(error).__name__})") from error
+
+
+def why_not_fetched(repository: str) -> str:
+    """Why :func:`fetch` would fail, without a full stop, found out in a few seconds; empty where it should not."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    return _probe(f"{constants.ENDPOINT}/{repository}/resolve/main/{HUB_FILE}", _PROBE_SECONDS)
 
 
 def _probe(url: str, seconds: float) -> str:

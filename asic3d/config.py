@@ -1,9 +1,7 @@
 """All settings of an alignment: one frozen dataclass, checked when made; presets, and files of settings."""
 
 import dataclasses
-import difflib
 import math
-import tomllib
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -196,6 +194,8 @@ def make_config(preset: str | None = None, *, file: str | Path | None = None, **
 
 def _read_settings(path: Path) -> dict[str, Any]:
     """The settings of a TOML file, each checked by itself, so that an error can name the file."""
+    import tomllib
+
     try:
         found = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -215,6 +215,8 @@ def _check_names(settings: Iterable[str]) -> None:
     known = [item.name for item in dataclasses.fields(AlignmentConfig)]
     unknown = sorted(set(settings) - set(known))
     if unknown:
+        import difflib
+
         near = difflib.get_close_matches(unknown[0], known, 1)
         meant = f"did you mean '{near[0]}'?" if near else f"the settings are: {', '.join(known)}."
         raise ConfigError(f"There is no setting '{unknown[0]}'; {meant}")

@@ -1,6 +1,7 @@
 """From points of one photo to points of another, with what each answer is worth."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,11 @@ from asic3d.coordinates import (
     normalised_to_pixels,
     pixels_to_normalised,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from asic3d.collection import Photo
 
 _REACH = 2  # cells to each side over which an answer is refined
 _TEMPERATURE = 0.05
@@ -42,14 +48,40 @@ class Correspondences:
         confidence: (n,) float64 in [0, 1]; low where the point is not on the object, or the way back leads elsewhere.
         cycle_error: (n,) float64, distance between a point and its way to the target and back, original pixels of the
             source.
+        start: (n, 2) float64, the points that were followed, original pixels of the source; None where nobody said.
+        photos: the source and the target; None where nobody said.
     """
 
     points: Tensor
     confidence: Tensor
     cycle_error: Tensor
+    start: Tensor | None = field(default=None, kw_only=True, repr=False)
+    photos: "tuple[Photo, Photo] | None" = field(default=None, kw_only=True, repr=False)
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def plot(self, most: int = 30) -> "np.ndarray":
+        """Draws both photos with lines between the points, by matplotlib; see :mod:`asic3d.plotting`.
+
+        Args:
+            most: points that are drawn, spread over all.
+
+        Returns:
+            (2,) axes of the source and the target; ``axes[0].figure.savefig(FILE)`` keeps the figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            AlignmentError: the photos are not known.
+        """
+        from asic3d.plotting import plot_correspondences
+
+        return plot_correspondences(self, most)
+
+    def _repr_html_(self) -> str:
+        from asic3d.display import correspondences_html
+
+        return correspondences_html(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +92,13 @@ class DenseMap:
         points: (h, w, 2) float32, original pixels of the target; (h, w) has the shape of the source, reduced.
         confidence: (h, w) float32 in [0, 1].
         size: (width, height) of the original source photo, pixels.
+        photos: the source and the target; None where nobody said.
     """
 
     points: Tensor
     confidence: Tensor
     size: tuple[int, int]
+    photos: "tuple[Photo, Photo] | None" = field(default=None, kw_only=True, repr=False)
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bilinear look-up: (n, 2) original source pixels to (n, 2) target pixels and (n,) confidence, float32."""
@@ -73,6 +107,25 @@ class DenseMap:
         values = torch.cat([self.points, self.confidence[..., None]], -1).permute(2, 0, 1)[None]
         found = F.grid_sample(values, place[None, None], align_corners=False, padding_mode="border")[0, :, 0].T
         return found[:, :2], found[:, 2]
+
+    def plot(self) -> "np.ndarray":
+        """Draws the source, the target laid onto it, and the confidence, by matplotlib.
+
+        Returns:
+            (3,) axes; ``axes[0].figure.savefig(FILE)`` keeps the figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            AlignmentError: the photos are not known.
+        """
+        from asic3d.plotting import plot_dense
+
+        return plot_dense(self)
+
+    def _repr_html_(self) -> str:
+        from asic3d.display import dense_html
+
+        return dense_html(self)
 
 
 @dataclass(frozen=True, eq=False)

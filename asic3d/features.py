@@ -31,6 +31,8 @@ class FeatureMaps:
             subtracted, so that a photo which comes later is described in the same way.
         turns: (N,) int64, quarters by which each photo was turned counter-clockwise for the backbone; its features lie
             on the cells of the photo as it is.
+        flips: (N,) bool, whether it was mirrored left to right after that; None where nobody has looked yet which
+            photos face the other way.
     """
 
     features: Tensor
@@ -38,6 +40,7 @@ class FeatureMaps:
     saliency: Tensor | None = None
     centres: tuple[Tensor, ...] = ()
     turns: Tensor | None = None
+    flips: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -81,6 +84,7 @@ def extract_features(
     config: AlignmentConfig,
     *,
     turns: Tensor | None = None,
+    flips: Tensor | None = None,
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> FeatureMaps:
@@ -93,6 +97,7 @@ def extract_features(
         backbone: the network, on the device where the result shall lie.
         config: of it, ``grid`` = G.
         turns: (N,) int64, quarters by which photos are turned counter-clockwise before the backbone sees them.
+        flips: (N,) bool, photos that are mirrored left to right after that; None where it is not known yet.
         cache: folder of a run's cache; photos that were seen before with this backbone are read from it.
         progress: called with the stage ``features`` after each photo.
 
@@ -109,8 +114,9 @@ def extract_features(
     # One photo at a time: as fast as batches on a CPU, which then wait for memory, and no photo's features depend on
     # which others were in the cache.
     quarters = [0] * len(collection) if turns is None else turns.tolist()
-    for photo, turn in zip(collection.photos, quarters, strict=True):
-        raw.append(extract_photo(photo, backbone, cache, turns=turn))
+    mirrored = [False] * len(collection) if flips is None else flips.tolist()
+    for photo, turn, mirror in zip(collection.photos, quarters, mirrored, strict=True):
+        raw.append(extract_photo(photo, backbone, cache, turns=turn, mirrored=mirror))
         _report(progress, len(raw), len(collection.photos))
     centres = tap_centres(raw)
     return FeatureMaps(
@@ -119,6 +125,7 @@ def extract_features(
         saliency=_stack_saliency(raw, config.grid),
         centres=centres,
         turns=torch.tensor(quarters, device=backbone.device),
+        flips=flips,
     )
 
 
@@ -127,32 +134,40 @@ def _report(progress: ProgressCallback | None, done: int, total: int) -> None:
         progress(Progress("features", done, total))
 
 
-def extract_photo(photo: Photo, backbone: Backbone, cache: Path | None = None, *, turns: int = 0) -> RawFeatures:
+def extract_photo(
+    photo: Photo, backbone: Backbone, cache: Path | None = None, *, turns: int = 0, mirrored: bool = False
+) -> RawFeatures:
     """Runs the backbone on one photo, or reads what it said last time.
 
     Args:
         photo: the photo.
         backbone: the network.
         cache: folder of a run's cache; the file is ``features/<photo's SHA-256>-<backbone's fingerprint>.safetensors``
-            in it, with ``-turn1`` to ``-turn3`` before the dot for a turned photo. A damaged file is replaced without
-            a word.
+            in it, with ``-turn1`` to ``-turn3`` before the dot for a turned photo, then ``-mirrored``. A damaged file
+            is replaced without a word.
         turns: quarters by which the photo is turned counter-clockwise before the backbone sees it.
+        mirrored: whether it is mirrored left to right after that.
 
     Returns:
         The features, on the backbone's device and laid onto the photo as it is; the same to the last bit with and
         without the cache.
     """
-    name = f"{photo.sha256}-{backbone.fingerprint}" + (f"-turn{turns}" if turns else "")
+    name = f"{photo.sha256}-{backbone.fingerprint}" + f"-turn{turns}" * (turns > 0) + "-mirrored" * mirrored
     path = None if cache is None else cache / "features" / f"{name}.safetensors"
     raw = None if path is None else _read_cached(path, len(backbone.sides) * len(backbone.tap_weights))
     if raw is None:
-        raw = _looked_at(photo, backbone, backbone.sides, turns)
+        raw = _looked_at(photo, backbone, backbone.sides, turns, mirrored)
         if path is not None:
             _write_cached(path, raw)
     return RawFeatures(
-        tuple(torch.rot90(tap.to(backbone.device), -turns, (1, 2)) for tap in raw.taps),
-        None if raw.saliency is None else torch.rot90(raw.saliency.to(backbone.device), -turns),
+        tuple(_laid_back(tap.to(backbone.device), turns, mirrored) for tap in raw.taps),
+        None if raw.saliency is None else _laid_back(raw.saliency.to(backbone.device), turns, mirrored),
     )
+
+
+def _laid_back(values: Tensor, turns: int, mirrored: bool) -> Tensor:
+    """(..., h, w) values of the photo turned, then mirrored, on the photo as it is."""
+    return torch.rot90(values.flip(-1) if mirrored else values, -turns, (-2, -1))
 
 
 def extract_oriented(
@@ -202,20 +217,17 @@ def _looks(
         turned = [torch.rot90(plain, turns, (2, 3)) for turns, _ in ways]
         images = [image.flip(3) if way[1] else image for image, way in zip(turned, ways, strict=True)]
         seen = backbone(torch.cat(images)).taps
-        taps = [
-            torch.rot90(tap[k].flip(2) if mirrored else tap[k], -turns, (1, 2))
-            for k, (turns, mirrored) in enumerate(ways)
-            for tap in seen
-        ]
+        taps = [_laid_back(tap[k], turns, mirrored) for k, (turns, mirrored) in enumerate(ways) for tap in seen]
         found = RawFeatures(tuple(tap.contiguous() for tap in taps))
         if path is not None:
             _write_cached(path, found)
     return [RawFeatures(found.taps[i : i + step]) for i in range(0, len(found.taps), step)]
 
 
-def _looked_at(photo: Photo, backbone: Backbone, sides: Sequence[int], turns: int) -> RawFeatures:
-    """What the backbone sees in the turned photo, in that frame."""
-    pixels = np.ascontiguousarray(np.rot90(photo.pixels, turns))
+def _looked_at(photo: Photo, backbone: Backbone, sides: Sequence[int], turns: int, mirrored: bool) -> RawFeatures:
+    """What the backbone sees in the photo turned, then mirrored, in that frame."""
+    turned = np.rot90(photo.pixels, turns)
+    pixels = np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
     outputs = [backbone(image) for image in square_images(pixels, sides)]
     saliency = outputs[-1].saliency  # of the largest side
     return RawFeatures(

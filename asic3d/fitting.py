@@ -178,7 +178,7 @@ class Problem:
         buddies: best buddies by the cosine alone.
         support: (E,) float64, weight of each pair's best buddies that agree on one map.
         first: (N,) int64, for each photo the first one that shows the same picture.
-        flips: (N,) bool, the photos that are mirrored.
+        flips: (N,) bool, the photos that are mirrored: as the features have it, or else as the buddies hint at it.
         start: (N, 3, 2) float64, upright affine maps of the objects to one place and size.
         bending: stiffness of the spline in each round.
     """
@@ -221,11 +221,14 @@ class Problem:
         few, fewest = pack_cells(_thinned(usable, 2)), pack_cells(_thinned(usable, 4))
         pairs = choose_pairs(descriptors, cells, config.partners)
         buddies = _matched(descriptors[..., : config.coarse_channels], few, pairs, None, config)
-        start = oriented(start_affine(recurring * usable), maps.quarters)
+        unknown = config.flips and maps.flips is None
+        flips = torch.zeros(len(maps), dtype=torch.bool) if maps.flips is None else maps.flips.cpu()
+        start = oriented(oriented(start_affine(recurring * usable), maps.quarters), flips * MIRRORED)
         weight = match_weights(buddies, recurring.flatten(1), config.similarity_power)
-        ways = (0, MIRRORED) if config.flips else (0,)
+        ways = (0, MIRRORED) if unknown else (0,)
         support = pair_support(buddies, weight, affine_map(start, maps.grid), pairs, ways)
-        flips = find_flips(support, pairs, len(maps)) if config.flips else torch.zeros(len(maps), dtype=torch.bool)
+        if unknown:
+            flips = find_flips(support, pairs, len(maps))
         splines = config.spline_rounds + config.metric_rounds
         return Problem(
             config=config,
@@ -241,14 +244,9 @@ class Problem:
             support=support.amax(1),
             first=torch.tensor(range(len(maps)) if first is None else first, device=pairs.device),
             flips=flips,
-            start=oriented(start, flips * MIRRORED),
+            start=oriented(start, flips * MIRRORED) if unknown else start,
             bending=np.geomspace(max(_STIFFEST, config.bending), config.bending, max(splines, 1)).tolist(),
         )
-
-    def mirrored(self, flips: Tensor) -> "Problem":
-        """The same with these photos mirrored, (N,) bool, and no others."""
-        changed = (flips != self.flips.to(flips)) * MIRRORED
-        return replace(self, flips=flips, start=oriented(self.start, changed))
 
     @property
     def grid(self) -> int:

@@ -69,12 +69,16 @@ def look_at(alignment: "Alignment", photo: Photo, backbone: Backbone) -> NewPhot
     """The photo in the orientation that the other photos agree on."""
     quarters = range(4) if alignment.config.turns else range(1)
     looks = [_looked_at(alignment, photo, backbone, turns) for turns in quarters]
-    return max(looks, key=lambda look: look.support * (UPRIGHT if look.turns == 0 else 1.0))
+    best = max(looks, key=lambda look: look.support * (UPRIGHT if look.turns == 0 else 1.0))
+    return _looked_at(alignment, photo, backbone, best.turns, mirrored=True) if best.mirrored else best
 
 
-def _looked_at(alignment: "Alignment", photo: Photo, backbone: Backbone, turns: int) -> NewPhoto:
+def _looked_at(
+    alignment: "Alignment", photo: Photo, backbone: Backbone, turns: int, *, mirrored: bool = False
+) -> NewPhoto:
+    """The photo turned: as it is, with a hint whether it faces the other way, or described mirrored for good."""
     space, placing, config = alignment.space, alignment.placing, alignment.config
-    raw = extract_photo(photo, backbone, turns=turns)
+    raw = extract_photo(photo, backbone, turns=turns, mirrored=mirrored)
     features = describe(raw, placing.centres, backbone.tap_weights, space.grid)
     valid = photo_cells(photo.size, space.grid).to(space.valid.device)
     probability, mask, whole = _object(alignment, photo, features, valid)
@@ -91,13 +95,13 @@ def _looked_at(alignment: "Alignment", photo: Photo, backbone: Backbone, turns: 
     weight = match_weights(buddies, likely.flatten(1), config.similarity_power)
     start = oriented(start_affine((probability * valid)[None]), torch.tensor([turns]))
     place = torch.cat([space.canonical.double(), affine_map(start, space.grid)])
-    ways = (0, MIRRORED) if config.flips else (0,)
+    ways = (MIRRORED,) if mirrored else (0, MIRRORED) if config.flips else (0,)
     support = pair_support(buddies, weight, place, pairs, ways)
-    mirrored = int(support.sum(0).argmax())
-    start = oriented(start, torch.tensor([ways[mirrored]]))[0]
+    way = int(support.sum(0).argmax())
+    start = oriented(start, torch.tensor([ways[way]]))[0]
     return NewPhoto(
         turns=turns,
-        mirrored=mirrored == 1,
+        mirrored=ways[way] == MIRRORED,
         features=features,
         valid=valid,
         descriptors=descriptors,
@@ -109,8 +113,8 @@ def _looked_at(alignment: "Alignment", photo: Photo, backbone: Backbone, turns: 
         pairs=pairs,
         buddies=buddies,
         start=start,
-        support=float(support[:, mirrored].sum()),
-        kinship=float(photo_support(support[:, mirrored], pairs, likely.flatten(1).sum(1))[-1]),
+        support=float(support[:, way].sum()),
+        kinship=float(photo_support(support[:, way], pairs, likely.flatten(1).sum(1))[-1]),
     )
 
 

@@ -77,7 +77,7 @@ def screen(
     photos = _described(collection, backbone, config, turns, cache, progress, seconds)
     if config.mapping != "spline":
         return photos
-    photos = _compared(photos, backbone, cache, seconds)
+    photos = _compared(photos, backbone, cache, progress, seconds)
     outliers = find_outliers(photos.problem.supported) if config.outliers and photos.problem is not None else ()
     if not outliers:
         return photos
@@ -86,7 +86,8 @@ def screen(
     turns = None if turns is None else turns[kept]
     photos = _described(fewer, backbone, config, turns, cache, progress, seconds)
     return replace(
-        _compared(photos, backbone, cache, seconds), outliers=tuple(collection.names[index] for index in outliers)
+        _compared(photos, backbone, cache, progress, seconds),
+        outliers=tuple(collection.names[index] for index in outliers),
     )
 
 
@@ -98,23 +99,41 @@ def _described(
     cache: Path | None,
     progress: ProgressCallback | None,
     seconds: dict[str, float],
+    flips: Tensor | None = None,
 ) -> Photos:
     with timed(seconds, "features"):
-        maps = extract_features(collection, backbone, config, turns=turns, cache=cache, progress=progress)
+        maps = extract_features(collection, backbone, config, turns=turns, flips=flips, cache=cache, progress=progress)
     with timed(seconds, "foreground"):
         foreground = find_foreground(collection, maps, config, progress)
     return Photos(collection, config, maps, foreground)
 
 
-def _compared(photos: Photos, backbone: Backbone, cache: Path | None, seconds: dict[str, float]) -> Photos:
-    """The same with the problem that is to be solved: all photos' matches, and which photos face the other way."""
-    config, maps, recurring = photos.config, photos.maps, photos.foreground.recurring
+def _compared(
+    photos: Photos,
+    backbone: Backbone,
+    cache: Path | None,
+    progress: ProgressCallback | None,
+    seconds: dict[str, float],
+) -> Photos:
+    """The same with the problem that is to be solved: all photos' matches, and which photos face the other way.
+
+    Best buddies of photos as they are hint at that; those of mirror images are sure. The photos that face the other way
+    are then described mirrored: a network sees not quite the same in a mirror image.
+    """
+    config = photos.config
     with timed(seconds, "canonical"):
         first = first_of_picture([photo.pixels for photo in photos.collection])
-        problem = Problem.of(maps, recurring, config, first)
-        if problem.flips.any():  # best buddies of unmirrored photos hint at it; those of mirror images are sure
-            flips = look_mirrored(photos.collection, backbone, recurring, maps.quarters, config, cache)
-            problem = problem.mirrored(flips)
+        problem = Problem.of(photos.maps, photos.foreground.recurring, config, first)
+    if problem.flips.any():
+        recurring, turns = photos.foreground.recurring, photos.maps.quarters
+        with timed(seconds, "features"):
+            flips = look_mirrored(photos.collection, backbone, recurring, turns, config, cache)
+        if flips.any():
+            photos = _described(photos.collection, backbone, config, turns, cache, progress, seconds, flips)
+        else:
+            photos = replace(photos, maps=replace(photos.maps, flips=flips))
+        with timed(seconds, "canonical"):
+            problem = Problem.of(photos.maps, photos.foreground.recurring, config, first)
     return replace(photos, problem=problem)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _QUIET = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-extensions --disable-background-networking "
-    "--disable-component-update --disable-sync --mute-audio --hide-scrollbars --remote-debugging-pipe"
+    "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --no-first-run --disable-extensions "
+    "--disable-background-networking --disable-component-update --disable-sync --mute-audio --hide-scrollbars "
+    "--remote-debugging-pipe"
 )
 
 
@@ -94,7 +95,7 @@ class Chromium:
         self.evaluate(
             "new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))"
         )
-        self.evaluate("window.asic3d.ready")
+        self.evaluate("window.asic3d?.ready")
         self.settle()
 
     def settle(self) -> None:

@@ -1,17 +1,25 @@
-"""One small aligned collection with known truth, made once and shared by all tests that only read it."""
+"""One small aligned collection with known truth, made once for all tests that only read it; and a run to look at."""
 
 import json
+import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from colmap_scene import model_of
 from hypothesis import settings
+from PIL import Image
+from planted_alignment import plant
 
+import asic3d
 from asic3d.alignment import Alignment, align
 from asic3d.collection import Collection, load_collection
 from asic3d.config import AlignmentConfig
 from asic3d.rendering import RenderedCollection, render_collection
+from asic3d.storage import write_json
+from asic3d_integrations.colmap import window
+from asic3d_integrations.colmap.exported import FORMAT
 from asic3d_integrations.keypoint_sets import KeypointSet, load_keypoint_set
 
 settings.register_profile("asic3d", deadline=None)  # how long an example takes says more about the machine
@@ -82,3 +90,36 @@ def truth(tmp_path_factory) -> KeypointSet:
     content["images"][2]["keypoints"][min(content["images"][2]["keypoints"])] = None
     (folder / "keypoints.json").write_text(json.dumps(content))
     return load_keypoint_set(folder)
+
+
+@pytest.fixture
+def mug(tmp_path, monkeypatch):
+    """A finished run with cameras, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "mug" / "run.json", {"format_version": 1})
+    model = tmp_path / "mug" / "colmap" / "sparse" / "0"
+    model.mkdir(parents=True)
+    model_of().write_binary(model)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (400, 300), (0, 0, 255)).save(tmp_path / "photos" / "view_0.jpg")
+    report = {"format": FORMAT, "image_folder": str(tmp_path / "photos"), "files": ["sparse", "report.json"]}
+    write_json(tmp_path / "mug" / "colmap" / "report.json", report)
+    return tmp_path
+
+
+@pytest.fixture
+def no_browser(monkeypatch):
+    """No browser is opened; what would be is in the list."""
+    opened = []
+    monkeypatch.setattr(window, "display_here", lambda: True)
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    return opened
+
+
+@pytest.fixture
+def aligned(mug, monkeypatch):
+    """The same run with three photos in it, and how often it was read."""
+    read = []
+    planted = plant(mug / "planted")
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: read.append(run) or planted)
+    return read

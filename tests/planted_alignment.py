@@ -16,8 +16,8 @@ from torch import Tensor
 from asic3d.canonical_grid import CanonicalGrid, find_grid
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig
-from asic3d.coordinates import cell_centres, normalised_to_pixels
-from asic3d.correspondences import DenseMap
+from asic3d.coordinates import cell_centres, normalised_to_pixels, photo_cells
+from asic3d.correspondences import CanonicalSpace, DenseMap
 from asic3d.propagation import propagate
 from asic3d.storage import sha256_of
 
@@ -56,6 +56,12 @@ class PlantedAlignment:
         steps = torch.arange(-3, 4) * 1.1
         phase = self.canonical.flatten(1, 2) @ torch.cartesian_prod(steps, steps).T
         return F.normalize(torch.cat([phase.cos(), phase.sin()], 2), dim=2)
+
+    @property
+    def space(self) -> CanonicalSpace:
+        """The features as descriptors, and the canonical coordinates."""
+        valid = torch.stack([photo_cells(size, GRID) for size in self.sizes]).flatten(1)
+        return CanonicalSpace(self.features, self.canonical.flatten(1, 2), self.foreground.flatten(1), valid, 0.0)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -117,6 +117,12 @@ def test_a_second_photo_can_be_added(toy, six, tmp_path):
     Image.fromarray(toy.truth.photos[0].image[:, ::-1]).save(tmp_path / "mirrored.png")
     seven = six.add(tmp_path / "mirrored.png")
     assert seven.names == (*six.names, "mirrored.png")
+    assert seven.mirrored == (*six.mirrored, True)
+    rows, columns = np.nonzero(toy.truth.photos[0].mask)
+    points = np.stack([columns, rows], 1)[::53].astype(float)
+    wanted = points * [-1, 1] + [toy.truth.photos[0].image.shape[1] - 1, 0]
+    found = seven.transfer(points, source=six.names[0], target="mirrored.png").points
+    assert (found - torch.from_numpy(wanted)).norm(dim=1).median() < 2
     assert torch.equal(seven.canonical[:6], six.canonical)
     assert seven.timings["adding"] > six.timings["adding"]
 

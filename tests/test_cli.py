@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from cli_runner import plant_library, run
 
 import asic3d
@@ -63,12 +64,24 @@ def test_first_screen():
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["align", "--help"], ["transfer", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["align", "--help"],
+        ["transfer", "--help"],
+        ["demo", "--help"],
+        ["doctor", "--help"],
+        ["export", "--help"],
+        ["view", "--help"],
+    ],
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\nfrom asic3d_cli.main import main\n"
         f"try: main({arguments})\nexcept SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'timm', 'cv2', 'numpy', 'PIL', 'rich', 'trimesh', 'safetensors'} & set(sys.modules)\n"
+        "heavy = {'torch', 'timm', 'cv2', 'numpy', 'PIL', 'rich', 'trimesh', 'safetensors', 'scipy', 'pycolmap',\n"
+        "  'open3d', 'matplotlib', 'importlib.metadata'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)"
     )
     paths = os.pathsep.join(str(ROOT / part) for part in (".", "cli", "integrations"))
@@ -156,6 +169,20 @@ def test_align_writes_the_run_folder_and_tells_about_it(planted):
         "Making the report",
         "Saving",
     ]
+
+
+def test_align_can_end_with_the_explorer(planted, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "asic3d_cli.view.show_explorer", lambda _, run: seen.append((run, (run / "run.json").is_file()))
+    )
+    assert run("align", "photos").exit_code == 0
+    assert seen == []
+    assert run("align", "photos", "-o", "other", "--view").exit_code == 0
+    assert seen == [(Path("other"), True)]
+    result = run("align", "photos", "-o", "third", "--view", "--json")
+    assert result.exit_code == 2 and not Path("third").exists()
+    assert json.loads(result.output) == {"error": "--view opens a page for people; leave --json or --view away."}
 
 
 def test_what_people_copy_is_never_broken_over_lines(planted):
@@ -247,6 +274,17 @@ def test_unexpected_errors_are_not_hidden(planted, monkeypatch):
     assert result.stderr.splitlines()[-1] == (
         "Error: A fault in asic3d stopped it (ZeroDivisionError). Please report it with the lines above."
     )
+
+
+def test_a_full_graphics_card_is_no_fault(planted, monkeypatch):
+    def fail(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(asic3d, "align", fail)
+    result = run("align", "photos", "--quiet")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: The graphics card has no room left for this. ")
+    assert "Traceback" not in result.stderr
 
 
 def test_unexpected_errors_as_json(planted, monkeypatch):

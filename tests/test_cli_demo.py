@@ -12,8 +12,8 @@ from cli_runner import run
 from PIL import Image
 
 import asic3d
+from asic3d.verdict import STAGES, quality_figures
 from asic3d_cli.console import _Lines
-from asic3d_integrations.verdict import STAGES, quality_figures
 
 
 @pytest.fixture(scope="module")

@@ -3,37 +3,19 @@
 import json
 import subprocess
 import sys
-import webbrowser
 
 import numpy as np
 import pytest
 from cli_runner import run
-from colmap_scene import files_below, model_of, scene
+from colmap_scene import files_below, scene
 from PIL import Image
-from planted_alignment import plant
 
-import asic3d
 from asic3d.errors import ExportError
 from asic3d.storage import write_json
 from asic3d_integrations.colmap import window
 from asic3d_integrations.colmap.exported import FORMAT
 
 POINTS = len(scene()[2])
-
-
-@pytest.fixture
-def mug(tmp_path, monkeypatch):
-    """A finished run with cameras, in the working folder."""
-    monkeypatch.chdir(tmp_path)
-    write_json(tmp_path / "mug" / "run.json", {"format_version": 1})
-    model = tmp_path / "mug" / "colmap" / "sparse" / "0"
-    model.mkdir(parents=True)
-    model_of().write_binary(model)
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (400, 300), (0, 0, 255)).save(tmp_path / "photos" / "view_0.jpg")
-    report = {"format": FORMAT, "image_folder": str(tmp_path / "photos"), "files": ["sparse", "report.json"]}
-    write_json(tmp_path / "mug" / "colmap" / "report.json", report)
-    return tmp_path
 
 
 def blue(path) -> int:
@@ -137,15 +119,6 @@ def test_a_damaged_model(mug, name, kept):
     assert "The model of COLMAP in 'mug/colmap/sparse/0' can't be read; make it again." in result.output
 
 
-@pytest.fixture
-def no_browser(monkeypatch):
-    """No browser is opened; what would be is in the list."""
-    opened = []
-    monkeypatch.setattr(window, "display_here", lambda: True)
-    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
-    return opened
-
-
 @pytest.mark.parametrize("display", [True, False])
 def test_the_report(mug, monkeypatch, no_browser, display):
     monkeypatch.setattr(window, "display_here", lambda: display)
@@ -158,15 +131,6 @@ def test_the_report(mug, monkeypatch, no_browser, display):
     assert printed == {"report": "mug/report.html", "opened": display}
     assert no_browser == [(mug / "mug" / "report.html").as_uri()] * 2 * display
     assert files_below(mug) == before  # looking changes nothing
-
-
-@pytest.fixture
-def aligned(mug, monkeypatch):
-    """The same run with three photos in it, and how often it was read."""
-    read = []
-    planted = plant(mug / "planted")
-    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: read.append(run) or planted)
-    return read
 
 
 def test_the_explorer_is_made_once_and_again_when_the_run_changed(mug, aligned, no_browser, monkeypatch):
@@ -205,12 +169,21 @@ def test_the_explorer_as_a_file(mug, aligned, no_browser):
 
 
 @pytest.mark.parametrize(
-    "words", [("--report", "-o", "x.html"), ("--report", "--open3d"), ("-o", "x.html", "--open3d")]
+    "words",
+    [
+        ("--report", "-o", "x.html"),
+        ("--report", "--open3d"),
+        ("-o", "x.html", "--open3d"),
+        ("--3d", "--report"),
+        ("--3d", "--picture", "x.png"),
+        ("--rerun", "--3d"),
+        ("--rerun", "x.rrd", "-o", "x.html"),
+    ],
 )
 def test_one_thing_at_a_time(mug, words):
     result = run("view", "mug", *words)
     assert result.exit_code == 2
-    assert "Choose one of --report, -o FILE, and --open3d or --picture FILE." in result.output
+    assert "Choose one of --report, -o FILE, --3d, --rerun, and --open3d or --picture FILE." in result.output
 
 
 def test_an_explorer_of_a_run_that_is_being_changed(mug, aligned, no_browser):

@@ -3,31 +3,31 @@
 import ast
 import dataclasses
 import importlib
-import json
+import importlib.util
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import webbrowser
 from pathlib import Path
 
 import click
-import miniature_sets
-import pycolmap
 import pytest
+import torch
 from click.testing import CliRunner
-from PIL import Image
+from documented_world import prepare, write_two_collections, write_world
 from safetensors.torch import load_file
 
 from asic3d import backbones, hypercolumns
 from asic3d.config import AlignmentConfig
-from asic3d.rendering import RenderedCollection, render_collection
 from asic3d.storage import read_json
 from asic3d_cli.main import main
-from asic3d_integrations.keypoint_sets import load_keypoint_set
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS = {str(page.relative_to(ROOT)): page.read_text("utf-8") for page in PAGES}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text("utf-8") for page in PAGES}
 SNIPPETS = [page for page, text in TEXTS.items() if "```python" in text]
 
 
@@ -36,11 +36,26 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[page], re.M | re.S)
 
 
+SCRIPTS = [block for page in TEXTS for block in blocks(page, "sh") if "\nfor " in block]  # run by a shell, as a whole
+
+
+def shell_commands() -> list[str]:
+    """Every command of the pages outside of those, without what a shell does with its output."""
+    found = [block for page in TEXTS for block in blocks(page, "sh") if block not in SCRIPTS]
+    parts = [part for block in found for line in block.splitlines() for part in line.split("&&")]
+    return [part.split(" > ")[0].strip().removeprefix(".venv/bin/") for part in parts]
+
+
 def documented_commands() -> list[str]:
-    """Every ``asic3d`` command of the pages, each once, without what a shell does with its output."""
-    lines = [line for page in TEXTS for block in blocks(page, "sh") for line in block.splitlines()]
-    parts = [part.split(" > ")[0].strip() for line in lines for part in line.split("&&")]
-    return sorted({part.removeprefix(".venv/bin/") for part in parts if re.match(r"(\.venv/bin/)?asic3d ", part)})
+    """Every ``asic3d`` command of the pages, each once."""
+    return sorted({part for part in shell_commands() if part.startswith("asic3d ")})
+
+
+def shown_commands(start: str) -> list[str]:
+    """The lines of the pages that are shown and not run, because they need what is not here, and start like that."""
+    found = [block for page in TEXTS for block in blocks(page, "text")]
+    lines = {line.removeprefix(".venv/bin/") for block in found for line in block.splitlines()}
+    return sorted(line for line in lines if line.startswith(start))
 
 
 def table(page: str, heading: str) -> list[list[str]]:
@@ -63,49 +78,11 @@ def all_commands(group: click.Group = main) -> list[click.Command]:
     return found
 
 
-def write_known_model(folder: Path, rendered: RenderedCollection) -> None:
-    """The true cameras of your/photos as cameras.json and as a model of COLMAP; a database of COLMAP's with them."""
-    cameras, model = [], pycolmap.Reconstruction()
-    (folder / "project").mkdir()
-    with pycolmap.Database.open(folder / "project" / "database.db") as database:
-        for number, (letter, photo) in enumerate(zip("abc", rendered.photos, strict=False), 1):
-            name = f"{letter}.jpg"
-            cameras.append({"file": name, "K": photo.K.tolist(), "R": photo.R.tolist(), "t": photo.t.tolist()})
-            camera = pycolmap.Camera.create_from_model_name(number, "PINHOLE", photo.K[0, 0], *photo.size)
-            image = pycolmap.Image(name=name, camera_id=number, image_id=number)
-            database.write_camera(camera, use_camera_id=True)
-            database.write_image(image, use_image_id=True)
-            model.add_camera_with_trivial_rig(camera)
-            pose = pycolmap.Rigid3d(pycolmap.Rotation3d(photo.R), photo.t)
-            model.add_image_with_trivial_frame(image, pose)
-    (folder / "cameras.json").write_text(json.dumps({"images": cameras}))
-    (folder / "known" / "sparse" / "0").mkdir(parents=True)
-    model.write_binary(folder / "known" / "sparse" / "0")
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with everything that the documentation names, and a finished run of its photos."""
     folder = tmp_path_factory.mktemp("world")
-    rendered = render_collection(4, seed=2, size=(240, 180))
-    rendered.save(folder / "rendered_once")
-    images, masks = folder / "rendered_once" / "images", folder / "rendered_once" / "masks"
-    for place in ("your/photos", "masks"):
-        (folder / place).mkdir(parents=True)
-    for letter, name in zip("abc", rendered.names, strict=False):
-        shutil.copy(images / name, folder / "your" / "photos" / f"{letter}.jpg")
-        shutil.copy(masks / f"{name}.png", folder / "masks" / f"{letter}.jpg.png")
-    shutil.copy(images / rendered.names[3], folder / "new.jpg")
-    Image.new("RGBA", (240, 180), (255, 0, 0, 90)).save(folder / "edit.png")
-    (folder / "points.csv").write_text("x,y\n120,80\n90,70\n")
-    render_collection(3, seed=3, size=(160, 120)).save(folder / "cows")
-    cows = load_keypoint_set(folder / "cows")
-    miniature_sets.write_spair(folder / "SPair-71k", cows)
-    miniature_sets.write_cub(folder / "CUB_200_2011", cows)
-    miniature_sets.write_pf_willow(folder / "PF-dataset", cows)
-    miniature_sets.write_samurai(folder / "samurai", cows)
-    write_known_model(folder, rendered)
-    shutil.rmtree(folder / "rendered_once")
+    write_world(folder)
     with pytest.MonkeyPatch.context() as patch:
         # 'auto' without a network and without a look at what is on this machine
         weights = hypercolumns._package_weights()
@@ -114,6 +91,7 @@ def world(tmp_path_factory):
         )
         patch.chdir(folder)
         run(["align", "your/photos"])
+        run(["demo", "--photos", "3"])
         yield folder
 
 
@@ -121,6 +99,7 @@ def world(tmp_path_factory):
 def place(world, tmp_path, monkeypatch):
     """A copy of the world as the working directory."""
     shutil.copytree(world, tmp_path / "copy")
+    monkeypatch.setattr(backbones, "_FACTORIES", dict(backbones._FACTORIES))
     monkeypatch.setattr(webbrowser, "open", lambda _: False)
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
@@ -136,9 +115,24 @@ def test_the_lines_for_a_new_machine():
     blocks_of_readme = [block.strip() for block in blocks("README.md", "sh")]
     assert blocks_of_readme[:2] == [
         "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/asic3d demo",
-        ".venv/bin/asic3d align your/photos",
+        ".venv/bin/asic3d align your/photos --view",
     ]
     assert 'python3 -m venv .venv && .venv/bin/pip install ".[all,dev]" && .venv/bin/pytest' in blocks_of_readme
+    assert blocks("docs/index.md", "sh")[0] == blocks("README.md", "sh")[0]
+
+
+def test_every_command_is_of_a_kind_that_is_run():
+    others = {part for part in shell_commands() if not part.startswith("asic3d ")}
+    assert others == {
+        "python3 -m venv .venv",
+        "pip install .",
+        'pip install ".[all,dev]"',
+        'pip install -e ".[all,dev]"',
+        "source .venv/bin/activate",
+        "scripts/check",
+        "pytest",
+        "mkdocs serve",
+    }
 
 
 @pytest.mark.parametrize("command", documented_commands())
@@ -148,6 +142,12 @@ def test_command_runs(command, place):
         sub = main.commands[words[0]]
         assert sub.make_context(words[0], words[1:]).params["weights"] == "model.safetensors"
         return
+    if "cuda" in words and not torch.cuda.is_available():
+        refused = CliRunner().invoke(main, words, prog_name="asic3d")
+        assert refused.exit_code == 1 and "torch finds no CUDA devices here" in refused.output
+        return
+    if words[0] == "demo" and "-o" not in words:
+        shutil.rmtree("asic3d_demo")
     if words[0] == "align" and not {"-o", "--overwrite", "--help"} & set(words):
         shutil.rmtree("asic3d_out")
     output = run([*words, "--photos", "2"] if words[0] == "demo" else words)
@@ -157,8 +157,36 @@ def test_command_runs(command, place):
     assert output.strip()
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.splitlines()[0])
+def test_shell_scripts_run(script, place):
+    write_two_collections(place)
+    program = f'asic3d() {{ "{sys.executable}" -c "from asic3d_cli.main import main; main()" "$@"; }}\n'
+    wanted = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1", "HF_HOME": str(place)}
+    done = subprocess.run(
+        ["bash", "-euc", program + script], env={**os.environ, **wanted}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stderr
+    assert (place / "runs" / "vase" / "run.json").is_file()
+    assert [path.name for path in (place / "runs").glob("*.json")] == ["vase.json"]  # clock was finished
+    assert set(read_json(place / "runs" / "vase.json")) >= {"quality", "warnings"}
+
+
+@pytest.mark.parametrize("command", shown_commands("asic3d "))
+def test_command_that_is_only_shown_can_be_parsed(command):
+    words = shlex.split(command)[1:]
+    main.commands[words[0]].make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("command", shown_commands("python benchmarks/"))
+def test_benchmark_that_is_shown_has_these_options(command):
+    _, script, *words = shlex.split(command)
+    options = {word for word in words if word.startswith("--")}
+    assert options <= set(re.findall(r'"(--[a-z-]+)"', (ROOT / script).read_text("utf-8")))
+
+
 @pytest.mark.parametrize("page", SNIPPETS)
 def test_snippets_run(page, place, capsys):
+    prepare(page, place)
     names: dict = {}
     for number, snippet in enumerate(blocks(page, "python"), 1):
         exec(compile(snippet, f"{page}, snippet {number}", "exec"), names)
@@ -180,12 +208,28 @@ def test_options_exist(page):
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXTS[page]):
+    text = re.sub(r"^```.*?^```", "", TEXTS[page], flags=re.M | re.S)
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
         file, _, anchor = target.partition("#")
         path = (ROOT / page).parent / file if file else ROOT / page
         assert path.is_file(), target
-        headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.M)
-        assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], target
+        headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.M) if path.suffix == ".md" else []
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings], (
+            target
+        )
+
+
+def test_the_tours_pictures_can_be_drawn_again(world, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("tour_pictures", ROOT / "scripts" / "tour_pictures.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "asic3d", lambda *words: run(list(words)))
+    monkeypatch.setattr(shutil, "which", lambda _: None)  # no browser
+    script.draw(world / "asic3d_demo", tmp_path)
+    drawn, shown = ({path.name for path in folder.iterdir()} for folder in (tmp_path, ROOT / "docs" / "pictures"))
+    assert shown - {"cameras.webp", "explorer.webp"} <= drawn <= shown
+    assert all(f"pictures/{name}" in TEXTS["docs/tour.md"] for name in shown)
+    assert all(path.stat().st_size < 150_000 for path in (ROOT / "docs" / "pictures").iterdir())
 
 
 def test_every_network_has_its_licence():
@@ -242,8 +286,9 @@ def test_the_quality_figures_of_a_run_are_those_listed(world):
 def test_the_files_of_a_run_are_those_listed(world):
     listed = {named(row[0])[0].split("/")[0] for row in table("docs/run-folder.md", "# The run folder")}
     written = {path.name for path in (world / "asic3d_out").iterdir()}
-    later = {".asic3d.lock", "checkpoint.safetensors", "collection", "losses.csv", "edits", "explorer.html", "colmap"}
-    assert written == listed - later
+    later = {".asic3d.lock", "checkpoint.safetensors", "collection", "losses.csv", "edits", "colmap", "EXPORTER"}
+    shown = {"explorer.html", "scene.html", "scene.rrd"}
+    assert written == listed - later - shown
 
 
 def test_quoted_messages_are_in_the_code():

@@ -11,6 +11,7 @@ from colmap_scene import as_sets, model_of, scene
 from PIL import Image
 
 from asic3d.metrics import score_poses
+from asic3d.tracks import MatchGraph
 from asic3d_integrations.colmap.cameras import Camera, Cameras
 from asic3d_integrations.colmap.database import write_database
 from asic3d_integrations.colmap.exchange import write_hloc, write_pairs, write_text
@@ -143,3 +144,25 @@ def test_a_reconstruction_the_way_hloc_makes_it(photos, tmp_path):
     models = pycolmap.incremental_mapping(theirs, photos, tmp_path / "sparse", mapping)
     assert_right(poses_of(models[0]))
     assert len(as_sets(GRAPH.tracks)) * 0.9 < models[0].num_points3D() <= len(as_sets(GRAPH.tracks))
+
+
+def test_hloc_finds_every_photo_and_each_array_that_it_reads(tmp_path):
+    # It asks features.h5 for each photo of its list, and fails where one is not in it: strangers too.
+    left_out = np.zeros((0, 2), np.float32)
+    graph = MatchGraph(
+        (*GRAPH.names, "sub/stranger.jpg"),
+        (*GRAPH.sizes, (40, 30)),
+        (*GRAPH.keypoints, left_out),
+        GRAPH.matches,
+        GRAPH.tracks,
+    )
+    write_hloc(tmp_path, graph, graph.names, {})
+    for name, points in zip(graph.names, graph.keypoints, strict=True):
+        assert np.array_equal(hloc_keypoints(tmp_path / "features.h5", name), points + np.float32(0.5))
+        assert hloc_keypoints(tmp_path / "features.h5", name).shape == (len(points), 2)
+    with h5py.File(tmp_path / "features.h5") as features, h5py.File(tmp_path / "matches.h5") as matches:
+        assert features["sub/stranger.jpg/keypoints"].attrs["uncertainty"] == graph.deviation
+        for first, second in graph.matches:
+            pair = matches[graph.names[first].replace("/", "-")][graph.names[second].replace("/", "-")]
+            assert len(pair["matches0"]) == len(pair["matching_scores0"]) == len(graph.keypoints[first])
+            assert pair["matches0"][:].max() < len(graph.keypoints[second])

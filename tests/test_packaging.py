@@ -68,7 +68,7 @@ def test_an_unknown_name_is_an_attribute_error():
 PAGES = [f"{page}.{kind}" for page in ("report", "explorer") for kind in ("html", "css", "js")]
 
 
-@pytest.mark.parametrize("name", [*PAGES, "explorer_maps.js", "explorer_drawing.js"])
+@pytest.mark.parametrize("name", [*PAGES, "explorer_maps.js", "explorer_drawing.js", "scene.html"])
 def test_the_pages_have_their_files_beside_their_code(name):
     assert (resources.files("asic3d_integrations") / name).is_file()
 
@@ -85,7 +85,8 @@ def test_the_installed_package_is_this_one():
     assert installed == asic3d.__version__
 
 
-def test_all_is_every_extra_but_dev():
+def test_all_is_every_extra_but_those_for_developing():
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = {f"asic3d[{name}]" for name in extras if name not in ("all", "dev")}
+    wanted = {f"asic3d[{name}]" for name in extras if name not in ("all", "dev", "docs")}
     assert set(extras["all"]) == wanted
+    assert "asic3d[docs]" in extras["dev"]

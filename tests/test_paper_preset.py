@@ -19,7 +19,7 @@ from asic3d.coordinates import cell_centres
 from asic3d.correspondences import CanonicalSpace, canonical_space, cell_confidence, transfer
 from asic3d.errors import AlignmentError, BackboneError, CheckpointWarning, StorageError
 from asic3d.optimisation import COLUMNS
-from asic3d_integrations.verdict import verdict
+from asic3d.verdict import verdict
 
 SMALL = {
     "backbone": "efficientnet-lite0",

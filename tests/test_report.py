@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from planted_alignment import RADII, SIZES, canonical_of_pixels, picture, plant, to_canonical
 
+from asic3d import pictures, verdict
 from asic3d.errors import StorageError
 from asic3d.judgement import UNRELATED
-from asic3d_integrations import pictures, verdict
 from asic3d_integrations.report import write_report
 from asic3d_integrations.sampled_matches import sample_matches
 

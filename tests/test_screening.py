@@ -102,6 +102,30 @@ def test_features_of_a_turned_photo_are_those_of_the_photo_that_was_turned_first
     assert bool(maps.valid[1, :, 3].logical_not().all()), "cells stay those of the photo as it is"
 
 
+def test_features_of_a_mirrored_photo_are_those_of_its_mirror_image(toy, tmp_path):
+    backbone = load_backbone("efficientnet-lite0", sides=(64, 96))
+    photo = toy.collection.photos[1]
+    first = dataclasses.replace(photo, pixels=np.ascontiguousarray(np.rot90(photo.pixels, 1)[:, ::-1]))
+    wanted = [torch.rot90(tap.flip(2), -1, (1, 2)) for tap in extract_photo(first, backbone).taps]
+    for _ in range(2):  # computed, then from the cache
+        found = extract_photo(photo, backbone, tmp_path, turns=1, mirrored=True)
+        for one, other in zip(found.taps, wanted, strict=True):
+            assert torch.equal(one, other)
+    assert [path.name for path in (tmp_path / "features").iterdir()] == [
+        f"{photo.sha256}-{backbone.fingerprint}-turn1-mirrored.safetensors"
+    ]
+
+
+@pytest.mark.parametrize("index", sorted(CHANGES))
+def test_changed_photos_are_described_as_if_nothing_was_done_to_them(toy, right, index):
+    grid, change = toy.config.grid, CHANGES[index]
+    plain, found = (a.features[index].unflatten(0, (grid, grid)).float() for a in (toy.alignment, right))
+    valid = toy.alignment.space.valid[index].reshape(grid, grid)
+    undone = torch.rot90(found, change.turns)
+    undone = undone.flip(1) if change.mirrored else undone
+    assert torch.nn.functional.cosine_similarity(undone, plain, dim=2)[valid].min() > 0.99
+
+
 # --- photos of something else
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     notes=settings(),
     examples=(
         ("asic3d align photos", "Align the photos in the folder 'photos' and write the run folder asic3d_out."),
+        ("asic3d align photos --view", "The same, and point at the object in one photo to see it in all the others."),
         ("asic3d align photos -o mug --masks masks", "Take the object from your own masks; write to another folder."),
         ("asic3d align photos --overwrite --set grid=60", "Do it again with one setting changed."),
     ),
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Stop at a photo that can't be used instead of leaving it out.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished run.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--view", is_flag=True, help="Open the explorer afterwards, as 'asic3d view' does.")
 @output_options
 @click.pass_obj
 def align(
@@ -43,14 +45,18 @@ def align(
     strict: bool,
     overwrite: bool,
     resume: bool,
+    view: bool,
 ) -> None:
     """Align the photos in a folder and its sub-folders.
 
     The run folder gets a report to look at, a mask for each photo, and the alignment that the other commands take.
     """
+    from asic3d.verdict import STAGES
+
+    if view and console.as_json:
+        raise click.UsageError("--view opens a page for people; leave --json or --view away.")
     from asic3d_cli.runs import align_folder, prepared
     from asic3d_cli.summary import run_as_json, show_run
-    from asic3d_integrations.verdict import STAGES
 
     console.after_interrupt = lambda: _how_to_go_on(console.arguments, run)
     with prepared(run, overwrite=overwrite, resume=resume), console.progress(STAGES) as progress:
@@ -59,6 +65,10 @@ def align(
         console.emit(run_as_json(alignment, run, seconds))
     else:
         show_run(console, alignment, run, seconds)
+    if view:
+        from asic3d_cli.view import show_explorer
+
+        show_explorer(console, run)
 
 
 def _how_to_go_on(arguments: list[str], run: Path) -> str:

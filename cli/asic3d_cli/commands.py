@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,11 @@ import click
 from asic3d.errors import Asic3dError, BackboneWarning, CheckpointWarning, CollectionWarning, EditWarning
 from asic3d_cli.console import Console
 from asic3d_cli.stopping import INTERRUPTED, Terminated, stoppable
+
+_NO_ROOM = (
+    "The graphics card has no room left for this. Take another one or the processor (--device cuda:1, --device cpu); a "
+    "training needs less with a smaller batch or working_size."
+)
 
 Examples = tuple[tuple[str, str], ...]
 
@@ -62,6 +66,7 @@ class RootGroup(Group):
     Ctrl-C                  130   a sentence that says how to go on
     SIGTERM, SIGHUP         143,  the same
                             129
+    no room on the card     1     a sentence, as for ``Asic3dError``
     the reader went away    0     nothing
     a fault of ours         1     the traceback on stderr, then a sentence as for ``Asic3dError``
     ======================  ====  ===================================================================
@@ -99,11 +104,20 @@ class RootGroup(Group):
             ctx.exit(0)
         except (click.ClickException, click.exceptions.Exit):
             raise
-        except Exception as error:  # a fault of ours: programs still get their object, people what to send us
-            traceback.print_exc()
-            what = ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())) if part)
-            console.error(f"A fault in asic3d stopped it ({what}). Please report it with the lines above.")
+        except Exception as error:
+            console.error(_unexpected(error))
             ctx.exit(1)
+
+
+def _unexpected(error: Exception) -> str:
+    """What is said of an error that no module foresaw."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+        return _NO_ROOM
+    import traceback
+
+    traceback.print_exc()  # a fault of ours: programs still get their object, people what to send us
+    what = ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())) if part)
+    return f"A fault in asic3d stopped it ({what}). Please report it with the lines above."
 
 
 @contextmanager

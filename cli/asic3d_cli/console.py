@@ -1,7 +1,6 @@
 """All output of the command line: progress, messages and tables for people, or one JSON object for programs."""
 
 import contextlib
-import json
 import math
 import sys
 import time
@@ -87,6 +86,8 @@ class Console:
 
     def emit(self, value: dict[str, Any]) -> None:
         """Prints one JSON object."""
+        import json
+
         click.echo(json.dumps(plain(value), ensure_ascii=True))
 
     @contextmanager

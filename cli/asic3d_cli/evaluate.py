@@ -52,9 +52,9 @@ def keypoints(console: Console, keypoint_set: Path, config: "AlignmentConfig", c
     every hop, and (in brackets) at the return alone.
     """
     import asic3d
+    from asic3d.verdict import STAGES
     from asic3d_cli.scores import METHODS, score_table, scores
     from asic3d_integrations.keypoint_sets import load_keypoint_set
-    from asic3d_integrations.verdict import STAGES
 
     truth = load_keypoint_set(keypoint_set)
     with console.progress({**STAGES, **METHODS}) as progress:

@@ -122,9 +122,9 @@ def evaluate_set(
     cycles: int,
 ) -> None:
     """Evaluates the categories one after the other and prints the figures of all."""
+    from asic3d.verdict import STAGES
     from asic3d_cli.scores import METHODS, categories_table
     from asic3d_integrations.datasets.evaluation import READERS, evaluate_collection, scores_as_json
-    from asic3d_integrations.verdict import STAGES
 
     if output is not None:
         console.after_interrupt = lambda: f"Stopped. What was finished is in '{output}'."

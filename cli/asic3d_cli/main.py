@@ -7,7 +7,9 @@ from asic3d_cli.add import add
 from asic3d_cli.align import align
 from asic3d_cli.commands import RootGroup, help_alone
 from asic3d_cli.demo import demo
+from asic3d_cli.doctor import doctor
 from asic3d_cli.evaluate import evaluate
+from asic3d_cli.export import export
 from asic3d_cli.export_colmap import export_colmap
 from asic3d_cli.propagate import propagate
 from asic3d_cli.transfer import transfer
@@ -33,5 +35,5 @@ def main(ctx: click.Context) -> None:
     help_alone(ctx)
 
 
-for command in (align, add, transfer, propagate, export_colmap, view, evaluate, demo):
+for command in (align, add, transfer, propagate, export_colmap, export, view, evaluate, demo, doctor):
     main.add_command(command)

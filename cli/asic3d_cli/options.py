@@ -54,7 +54,7 @@ def _option(name: str) -> Callable:
     """One promoted setting as an option; a value that was not given is None, so that the preset's stays."""
     item = _FIELDS[name]
     kind = typing.get_type_hints(AlignmentConfig)[name]
-    known = f" Known: {', '.join(PRESETS)}." if name == "preset" else ""
+    known = {"preset": f" Known: {', '.join(PRESETS)}.", "backbone": " 'asic3d doctor' lists them."}.get(name, "")
     shown = f" [default: {_text(item.default)}]" if item.default != "" else ""
     text = item.metadata["help"]
     return click.option(

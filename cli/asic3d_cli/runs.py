@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from asic3d.errors import Asic3dError
+from asic3d_cli.console import Console
 
 if TYPE_CHECKING:
     from asic3d import Alignment, AlignmentConfig
@@ -55,6 +56,14 @@ def held_for(run: Path, output: Path) -> Iterator[None]:
         return
     with hold_run(run):
         yield
+
+
+def loaded(console: Console, run: Path) -> "Alignment":
+    """The alignment of a run that is only looked at."""
+    import asic3d
+
+    console.after_interrupt = lambda: "Stopped. Nothing was written."
+    return asic3d.load_alignment(run)
 
 
 def align_folder(

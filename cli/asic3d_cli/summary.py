@@ -16,7 +16,7 @@ _STYLES = {"good": "green", "fair": "yellow", "poor": "red", "": ""}
 
 def run_as_json(alignment: "Alignment", run: Path, seconds: dict[str, float]) -> dict[str, Any]:
     """The summary for programs."""
-    from asic3d_integrations.verdict import photo_fits, verdict, warnings_of
+    from asic3d.verdict import photo_fits, verdict, warnings_of
 
     level, sentence = verdict(alignment)
     return {
@@ -39,7 +39,7 @@ def show_run(console: Console, alignment: "Alignment", run: Path, seconds: dict[
         return
     from rich.text import Text
 
-    from asic3d_integrations.verdict import verdict
+    from asic3d.verdict import verdict
 
     level, sentence = verdict(alignment)
     count, total = len(alignment.names), sum(seconds.values())
@@ -70,7 +70,7 @@ def _table(*columns: str) -> "Table":
 def _quality_table(alignment: "Alignment") -> "Table":
     from rich.text import Text
 
-    from asic3d_integrations.verdict import quality_figures
+    from asic3d.verdict import quality_figures
 
     table = _table("Quality", "", "", "What it means")
     for figure in quality_figures(alignment):
@@ -83,14 +83,14 @@ def _warnings(console: Console, alignment: "Alignment") -> list[Any]:
     """What looks wrong; what was shown while it ran is not repeated."""
     from rich.text import Text
 
-    from asic3d_integrations.verdict import warnings_of
+    from asic3d.verdict import warnings_of
 
     new = [sentence for sentence in warnings_of(alignment) if sentence not in console.warned]
     return ["", *(Text(f"Look at this: {sentence}", style="yellow") for sentence in new)] if new else []
 
 
 def _time_table(seconds: dict[str, float]) -> "Table":
-    from asic3d_integrations.verdict import STAGES
+    from asic3d.verdict import STAGES
 
     table = _table("Time", "s")
     for stage, duration in seconds.items():

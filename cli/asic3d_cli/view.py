@@ -1,4 +1,4 @@
-"""``asic3d view``: a run to look at, its explorer, its report or its cameras."""
+"""``asic3d view``: a run to look at, its explorer, its report, or in 3-D."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,12 +8,11 @@ import click
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import output_options
-from asic3d_cli.runs import FOLDER, RUN
+from asic3d_cli.pages import check_ending, keep_existing, open_page, save_page
+from asic3d_cli.runs import FOLDER, RUN, held_for, loaded
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from asic3d_integrations.colmap.scene import Scene
+    from asic3d import Alignment
 
 
 @click.command(
@@ -21,18 +20,27 @@ if TYPE_CHECKING:
     examples=(
         ("asic3d view", "Follow points through all photos of asic3d_out in the browser."),
         ("asic3d view mug -o mug.html", "Write that page into a file of its own, to be sent or kept."),
+        ("asic3d view mug --3d", "Turn the cameras, points and photos, and what all photos share, in the browser."),
+        ("asic3d view mug --3d -o mug3d.html", "Write that page into a file of its own."),
         ("asic3d view mug --report", "Open mug/report.html."),
         ("asic3d view mug --open3d", "Turn the points, cameras and photos of mug/colmap/sparse/0 in a window."),
         ("asic3d view mug --picture mug.png", "Draw the same into a file, where there is no display."),
+        ("asic3d view mug --rerun mug.rrd", "Write what --3d shows as a recording for Rerun."),
     ),
 )
 @click.argument("run", type=FOLDER, default=RUN)
 @click.option("--report", is_flag=True, help="Open the run's report instead of the explorer.")
-@click.option(
-    "-o", "--output", metavar="FILE", type=FOLDER, help="Write the explorer into this HTML file; open nothing."
-)
+@click.option("--3d", "in_3d", is_flag=True, help="Open the page in 3-D instead of the explorer; with the extra viz.")
+@click.option("-o", "--output", metavar="FILE", type=FOLDER, help="Write the page into this HTML file; open nothing.")
 @click.option("--open3d", is_flag=True, help="Show points, cameras and photos in a window; with the extra viz.")
 @click.option("--picture", metavar="FILE", type=FOLDER, help="Draw them into this PNG file; no display is needed.")
+@click.option(
+    "--rerun",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="",
+    help="Write what --3d shows into this .rrd file, or into RUN/scene.rrd and open it; with the extra rerun.",
+)
 @click.option("--model", metavar="DIR", type=FOLDER, help="Model of COLMAP. [default: RUN/colmap/sparse/0]")
 @click.option("--overwrite", is_flag=True, help="Replace the file or the picture where it is there.")
 @output_options
@@ -41,46 +49,43 @@ def view(
     console: Console,
     run: Path,
     report: bool,
+    in_3d: bool,
     output: Path | None,
     open3d: bool,
     picture: Path | None,
+    rerun: str | None,
     model: Path | None,
     overwrite: bool,
 ) -> None:
-    """Look at a run: a page that follows points, the report, or the cameras of 'asic3d export-colmap --map'.
+    """Look at a run: a page that follows points, the report, or in 3-D what 'asic3d export-colmap --map' found.
 
     RUN is a run folder, asic3d_out where none is named. The page is RUN/explorer.html, made when it is missing or older
-    than the run. It needs no network. With --open3d and --picture Open3D draws the picture, where it can draw without a
-    display.
+    than the run, and in 3-D RUN/scene.html. They need no network. With --open3d and --picture Open3D draws the picture,
+    where it can draw without a display.
     """
-    cameras = open3d or picture is not None
-    if (report + (output is not None) + cameras) > 1:
-        raise click.UsageError("Choose one of --report, -o FILE, and --open3d or --picture FILE.")
-    if model is not None and not cameras:
-        raise click.UsageError("--model is looked at with --open3d or --picture FILE.")
+    from asic3d_cli import view_3d
+
+    window = open3d or picture is not None
+    if report + (output is not None or in_3d) + window + (rerun is not None) > 1:
+        raise click.UsageError("Choose one of --report, -o FILE, --3d, --rerun, and --open3d or --picture FILE.")
+    if model is not None and not (window or in_3d or rerun is not None):
+        raise click.UsageError("--model is looked at with --3d, --rerun, --open3d or --picture FILE.")
     if report:
         _show_report(console, run)
+    elif rerun is not None:
+        view_3d.record(console, run, model, Path(rerun) if rerun else None, overwrite)
+    elif picture is not None:
+        view_3d.save_picture(console, run, model, picture, by_open3d=open3d, overwrite=overwrite)
+    elif open3d:
+        view_3d.show_window(console, run, model)
+    elif in_3d and output is not None:
+        view_3d.write_page(console, run, model, output, overwrite)
+    elif in_3d:
+        view_3d.show_page(console, run, model)
     elif output is not None:
         _save_explorer(console, run, output, overwrite)
-    elif not cameras:
-        _show_explorer(console, run)
     else:
-        _show_cameras(console, run, model, open3d, picture, overwrite)
-
-
-def _show_cameras(
-    console: Console, run: Path, model: Path | None, open3d: bool, picture: Path | None, overwrite: bool
-) -> None:
-    scene = _scene(run, model)
-    if picture is not None:
-        _save_picture(console, scene, picture, by_open3d=open3d, overwrite=overwrite)
-        return
-    from asic3d_integrations.colmap.window import show
-
-    console.after_interrupt = lambda: "Closed."
-    show(scene, lambda: console.show("Turn with the mouse, move with Ctrl, zoom with the wheel; close with Q."))
-    if console.as_json:
-        console.emit({"points": len(scene.points), "cameras": len(scene.frusta)})
+        show_explorer(console, run)
 
 
 def _show_report(console: Console, run: Path) -> None:
@@ -91,118 +96,52 @@ def _show_report(console: Console, run: Path) -> None:
     report = run / "report.html"
     if not report.is_file():
         raise StorageError(f"'{run}' holds no report.html. Make it by aligning the photos again, with --overwrite.")
-    _open(console, "report", report)
+    open_page(console, "report", report)
 
 
-def _open(console: Console, what: str, page: Path) -> None:
-    """Opens a page in a browser where there is a display, and says where it is."""
-    import webbrowser
-
-    from asic3d_integrations.colmap.window import display_here
-
-    opened = display_here() and webbrowser.open(page.resolve().as_uri())
-    if console.as_json:
-        console.emit({what: page, "opened": opened})
-    else:
-        console.show(f"{'Opened' if opened else 'Open this file in a browser:'} {page}")
-
-
-def _show_explorer(console: Console, run: Path) -> None:
+def show_explorer(console: Console, run: Path) -> None:
+    """Opens a run's explorer, beside the page in 3-D where that can be made; old ones are made anew."""
     from asic3d.storage import atomic_write, read_run
-    from asic3d_cli.runs import held_for
+    from asic3d_cli.view_3d import refresh_page
+    from asic3d_integrations import scene_page
     from asic3d_integrations.explorer import PAGE, is_made_from, stamp_of
 
     read_run(run)
-    if not is_made_from(run / PAGE, stamp_of(run)):
+    scene = scene_page.PAGE if scene_page.available() else ""
+    stamp = stamp_of(run, scene=scene)
+    if not is_made_from(run / PAGE, stamp):
         with held_for(run, run / PAGE):
-            content = _explorer(console, run)
+            alignment = loaded(console, run)
+            content = _explorer(console, run, alignment, stamp, scene)
+            if scene:
+                refresh_page(console, run, alignment=alignment)
             atomic_write(run / PAGE, lambda file: file.write(content))
-    _open(console, "explorer", run / PAGE)
+    elif scene:
+        with held_for(run, run / PAGE):
+            refresh_page(console, run)
+    open_page(console, "explorer", run / PAGE)
 
 
 def _save_explorer(console: Console, run: Path, path: Path, overwrite: bool) -> None:
-    from asic3d.storage import atomic_write, read_run
+    from asic3d.storage import read_run
+    from asic3d_integrations.explorer import stamp_of
 
     read_run(run)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise click.BadParameter(f"'{path}' is no name of a page; write one that ends in .html.", param_hint="-o")
-    _keep_existing(path, overwrite)
-    content = _explorer(console, run)
-    atomic_write(path, lambda file: file.write(content))
-    if console.as_json:
-        console.emit({"explorer": path, "bytes": len(content)})
-    else:
-        console.show(f"Open this file in a browser: {path} ({len(content) / 1e6:.1f} MB)")
+    check_ending(path, "a page", (".html", ".htm"), "-o")
+    keep_existing(path, overwrite)
+    save_page(console, "explorer", path, _explorer(console, run, loaded(console, run), stamp_of(run)))
 
 
-def _keep_existing(path: Path, overwrite: bool) -> None:
-    from asic3d.errors import StorageError
-
-    if path.exists() and not overwrite:
-        raise StorageError(f"'{path}' is there already, and nothing was changed. Replace it with --overwrite.")
-
-
-def _explorer(console: Console, run: Path) -> bytes:
+def _explorer(console: Console, run: Path, alignment: "Alignment", stamp: str, scene: str = "") -> bytes:
     """The page of a run, made anew."""
-    import asic3d
     from asic3d.errors import StorageError
-    from asic3d_integrations.explorer import TRACKS, explorer_page, read_tracks, stamp_of
+    from asic3d_integrations.explorer import TRACKS, explorer_page, read_tracks
 
-    console.after_interrupt = lambda: "Stopped. Nothing was written."
-    stamp, tracks = stamp_of(run), None
-    alignment = asic3d.load_alignment(run)
+    tracks = None
     if (run / TRACKS).is_file():
         try:
             tracks = read_tracks(run / TRACKS, alignment.names, alignment.sizes)
         except StorageError as error:
             console.warn(f"The page is made without tracks. {error}")
     with console.progress({"exploring": "Following the photos' points"}) as progress:
-        return explorer_page(alignment, tracks, stamp=stamp, progress=progress)
-
-
-def _scene(run: Path, model: Path | None) -> "Scene":
-    from asic3d.storage import read_run
-    from asic3d_integrations.colmap.exported import first_model, images_of
-    from asic3d_integrations.colmap.models import read_model
-    from asic3d_integrations.colmap.scene import scene_of
-
-    if model is None:
-        read_run(run)
-        model = first_model(run)
-    return scene_of(read_model(model), images_of(model))
-
-
-def _save_picture(console: Console, scene: "Scene", path: Path, *, by_open3d: bool, overwrite: bool) -> None:
-    import io
-
-    from PIL import Image
-
-    from asic3d.storage import atomic_write
-
-    if path.suffix.lower() != ".png":
-        raise click.BadParameter(
-            f"'{path}' is no name of a PNG file; write one that ends in .png.", param_hint="--picture"
-        )
-    _keep_existing(path, overwrite)
-    file = io.BytesIO()
-    Image.fromarray(_drawn(console, scene, by_open3d)).save(file, "PNG")
-    atomic_write(path, lambda out: out.write(file.getvalue()))
-    if console.as_json:
-        console.emit({"picture": path, "points": len(scene.points), "cameras": len(scene.frusta)})
-    else:
-        console.show(f"{len(scene.frusta)} cameras and {len(scene.points)} points: {path}")
-
-
-def _drawn(console: Console, scene: "Scene", by_open3d: bool) -> "np.ndarray":
-    from asic3d.errors import ExportError
-    from asic3d_integrations.colmap.drawing import draw_scene
-
-    if not by_open3d:
-        return draw_scene(scene)
-    from asic3d_integrations.colmap.window import picture
-
-    try:
-        return picture(scene)
-    except ExportError:
-        console.warn("Open3D can't draw here without a display; the picture is asic3d's own drawing.")
-        return draw_scene(scene)
+        return explorer_page(alignment, tracks, stamp=stamp, scene=scene, progress=progress)

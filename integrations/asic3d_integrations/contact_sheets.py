@@ -1,13 +1,12 @@
 """The main pictures of a report as image files: one sheet each of colours, points and masks, all photos on it."""
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from asic3d_integrations.pictures import part_colours
+from asic3d.pictures import coloured, cut_out, over, part_colours
+from asic3d.verdict import GUESS, SURE
 from asic3d_integrations.report_pictures import View
 from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
-from asic3d_integrations.verdict import GUESS, SURE
 
 CELL = 320
 """Pixels of the longer side of a photo on a sheet."""
@@ -21,9 +20,11 @@ def contact_sheets(views: list[View], samples: SampledMatches, parts: int) -> di
     """
     reference = samples.reference()
     return {
-        "colours.jpg": sheet_of([np.hstack([view.photo, _painted(view)]) for view in views], 2 * CELL),
+        "colours.jpg": sheet_of(
+            [np.hstack([view.photo, coloured(view.photo, view.colours)]) for view in views], 2 * CELL
+        ),
         "points.jpg": sheet_of([_numbered(view, views[reference], samples) for view in views], CELL),
-        "masks.jpg": sheet_of([_cut_out(view) for view in views], CELL),
+        "masks.jpg": sheet_of([cut_out(view.photo, view.mask) for view in views], CELL),
         "parts.jpg": _with_key(sheet_of([_in_parts(view) for view in views], CELL), parts),
     }
 
@@ -42,20 +43,9 @@ def sheet_of(pictures: list[np.ndarray], cell: int) -> Image.Image:
     return sheet
 
 
-def _painted(view: View) -> np.ndarray:
-    """The colouring over a pale grey photo: (h, w, 3) uint8."""
-    grey = cv2.cvtColor(cv2.cvtColor(view.photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return _over(view.colours[..., :3], 0.3 * grey + 0.7 * 255, view.colours[..., 3])
-
-
-def _cut_out(view: View) -> np.ndarray:
-    """The object on light grey: (h, w, 3) uint8."""
-    return _over(view.photo, np.full(view.photo.shape, 238.0), view.mask)
-
-
 def _in_parts(view: View) -> np.ndarray:
     """The parts over the photo: (h, w, 3) uint8."""
-    return _over(view.parts[..., :3], view.photo.astype(float), 0.75 * view.parts[..., 3])
+    return over(view.parts[..., :3], view.photo.astype(float), 0.75 * view.parts[..., 3])
 
 
 def _with_key(sheet: Image.Image, parts: int) -> Image.Image:
@@ -71,11 +61,6 @@ def _with_key(sheet: Image.Image, parts: int) -> Image.Image:
         draw.rectangle((left, top, left + 18, top + 18), fill=tuple(colour))
         draw.text((left + 25, top + 9), f"part {number + 1}", fill="black", font=font, anchor="lm")
     return taller
-
-
-def _over(front: np.ndarray, back: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    share = opacity[..., None] / 255
-    return np.rint(front * share + back * (1 - share)).astype(np.uint8)
 
 
 def _numbered(view: View, reference: View, samples: SampledMatches) -> np.ndarray:

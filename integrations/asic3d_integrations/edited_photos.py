@@ -10,10 +10,10 @@ import numpy as np
 
 from asic3d.errors import StorageError
 from asic3d.photo_folder import shown
+from asic3d.pictures import picture_size
 from asic3d.propagation import painted
 from asic3d.storage import atomic_write, inside
 from asic3d_integrations.contact_sheets import CELL, sheet_of
-from asic3d_integrations.pictures import picture_size
 
 if TYPE_CHECKING:
     from asic3d import Alignment

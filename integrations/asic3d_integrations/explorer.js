@@ -204,7 +204,7 @@ function shortcut(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   const layer = LAYERS[Number(event.key) - 1];
   const done = {
-    Escape: clear, "?": () => $("help").showModal(), c: copyLink,
+    Escape: clear, "?": () => $("help").showModal(), c: copyLink, v: () => $("scene")?.click(),
     p: () => pick("tool", "point"), b: () => pick("tool", "box"), d: () => pick("tool", "paint"),
     "+": () => resize(Number($("size").value) + 30), "-": () => resize(Number($("size").value) - 30),
   }[event.key];

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from asic3d import __version__
+from asic3d import __version__, pictures, verdict
 from asic3d.config import Progress, ProgressCallback
 from asic3d.errors import StorageError
 from asic3d.storage import RUN_FILE, sha256_of
 from asic3d_integrations import explorer_maps as maps
-from asic3d_integrations import pictures, verdict
 from asic3d_integrations.canonical_pictures import grid_picture
 from asic3d_integrations.report_pictures import View, jpeg, views_of, webp
 from asic3d_integrations.report_sections import title
@@ -40,6 +39,8 @@ _SCRIPTS = ("explorer_maps.js", "explorer_drawing.js", "explorer.js")
 _PARTS = ("explorer.html", "explorer.css", *_SCRIPTS)
 _STAMP = re.compile(rb'<meta name="asic3d-made-from" content="([0-9a-f]{64})">')
 _HEAD = 4096  # bytes of a page, among which its stamp is
+_SCENE_HELP = "The cameras with their photos, where they were found, and what all photos share, to be turned."
+_NO_SCENE_HELP = "This page leads to none. <code>asic3d view --3d</code> makes it, with viser: pip install viser."
 _ARRAYS = {"track": "iu", "photo": "iu", "xy": "f", "names": "U", "sizes": "iu"}
 """What is read of ``tracks.npz``, and the kinds of numbers that each may be."""
 
@@ -49,6 +50,7 @@ def explorer_page(
     tracks: np.ndarray | None = None,
     *,
     stamp: str = "",
+    scene: str = "",
     progress: ProgressCallback | None = None,
 ) -> bytes:
     """The page.
@@ -57,6 +59,7 @@ def explorer_page(
         alignment: the alignment; nothing is fitted, points are only followed.
         tracks: (L, 4) float64, as :func:`read_tracks` gives them.
         stamp: what the page is made from, as :func:`stamp_of` says.
+        scene: address of the page in 3-D that it leads to; '' for none.
         progress: called with the stage ``exploring`` after each photo.
 
     Example:
@@ -80,6 +83,8 @@ def explorer_page(
         style_hash=_hash(style),
         title=escape(title(alignment)),
         facts=f"{len(views)} photos",
+        scene=f'<a id="scene" href="{escape(scene)}">3-D</a>' if scene else "",
+        scene_help=_SCENE_HELP if scene else _NO_SCENE_HELP,
         photos="\n".join(_photo(view) for view in views),
         canonical=webp(grid_picture(alignment.canonical_grid)),
         facts_json=_json(_facts(alignment, views, samples, tracks)),
@@ -90,21 +95,34 @@ def explorer_page(
     return page.encode("utf-8", "replace")  # a file name that is not valid Unicode must not cost the page
 
 
-def stamp_of(run: Path) -> str:
+def stamp_of(run: Path, *, scene: str = "") -> str:
     """What a run's page is made from, as 64 hexadecimal digits: the run, its tracks, and the page's own code.
+
+    Args:
+        run: the run folder.
+        scene: as :func:`explorer_page` gets it.
 
     Raises:
         StorageError: a file can't be read.
     """
-    digest = hashlib.sha256(__version__.encode())
-    for name in _PARTS:
-        digest.update(_read(name).encode())
-    for path in (run / RUN_FILE, run / TRACKS):
+    return digest((*map(_read, _PARTS), scene), (run / RUN_FILE, run / TRACKS))
+
+
+def digest(words: Iterable[str], files: Iterable[Path]) -> str:
+    """64 hexadecimal digits that change with asic3d's version, the words, the files' content and which are missing.
+
+    Raises:
+        StorageError: a file can't be read.
+    """
+    found = hashlib.sha256(__version__.encode())
+    for word in words:
+        found.update(word.encode())
+    for path in files:
         try:
-            digest.update(sha256_of(path).encode() if path.is_file() else b"-")
+            found.update(sha256_of(path).encode() if path.is_file() else b"-")
         except OSError as error:
             raise StorageError(f"'{path}' can't be read ({error.strerror or error}).") from error
-    return digest.hexdigest()
+    return found.hexdigest()
 
 
 def is_made_from(page: Path, stamp: str) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from asic3d_integrations import pictures
-from asic3d_integrations.verdict import photo_levels, standing
+from asic3d import pictures
+from asic3d.verdict import photo_levels, standing
 
 if TYPE_CHECKING:
     from asic3d import Alignment

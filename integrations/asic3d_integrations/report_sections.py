@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asic3d import pictures, verdict
 from asic3d.canonical_grid import MappedPhoto, map_photos
-from asic3d_integrations import canonical_pictures, pictures, verdict
+from asic3d_integrations import canonical_pictures
 from asic3d_integrations.canonical_pictures import HeatMap
 from asic3d_integrations.report_pictures import View, png, webp
 from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches

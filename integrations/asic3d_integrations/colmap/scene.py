@@ -21,6 +21,7 @@ _LONGER = 2.5  # at most, of long lenses
 _FACES = ((0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 1))
 _DOTS = 40  # along each line of a frustum, where a file knows nothing but points
 _PHOTO = 320  # pixels of a shown photo's longer side
+_AGREED = 0.5  # length of the mean of directions that agree
 _ASIDE, _ABOVE = np.radians(35), np.radians(30)
 
 
@@ -34,6 +35,7 @@ class Scene:
         frusta: (m, 5, 3) float64, of each photo with a pose: where its camera stands, and the corners of the photo,
             clockwise from the top left.
         photos: m photos, (h, w, 3) uint8, small; None where one was not found.
+        names: m names, as the model has them.
         view: (3, 3) float64, rows: right, down and ahead of who looks on, from above and aside.
     """
 
@@ -41,12 +43,18 @@ class Scene:
     colours: np.ndarray
     frusta: np.ndarray
     photos: tuple[np.ndarray | None, ...]
+    names: tuple[str, ...]
     view: np.ndarray
 
     @property
     def middle(self) -> np.ndarray:
         """(k, 3) float64: the frusta, and the points without the farthest, which may lie anywhere."""
         return np.concatenate([self.frusta.reshape(-1, 3), _near(self.points)])
+
+    @property
+    def up(self) -> np.ndarray:
+        """(3,) float64, unit length: up, as the photos have it in the mean."""
+        return -np.cos(_ABOVE) * self.view[1] - np.sin(_ABOVE) * self.view[2]
 
 
 def scene_of(model: Any, images: Path | None = None) -> Scene:
@@ -65,7 +73,8 @@ def scene_of(model: Any, images: Path | None = None) -> Scene:
     frusta = [frustum(image, camera, depth * _reach(camera)) for image, camera in zip(posed, cameras, strict=True)]
     photos = tuple(None if images is None else _photo(images, image.name) for image in posed)
     rotations = np.array([image.cam_from_world().rotation.matrix() for image in posed]).reshape(-1, 3, 3)
-    return Scene(points, colours, np.array(frusta).reshape(-1, 5, 3), photos, _view(rotations))
+    names = tuple(image.name for image in posed)
+    return Scene(points, colours, np.array(frusta).reshape(-1, 5, 3), photos, names, _view(rotations))
 
 
 def frustum(image: Any, camera: Any, depth: float) -> np.ndarray:
@@ -101,7 +110,9 @@ def _photo(folder: Path, name: str) -> np.ndarray | None:
 
 def _view(rotations: np.ndarray) -> np.ndarray:
     """Right, down and ahead of who stands behind the cameras, a little aside and above, from their rotations."""
-    down, ahead = rotations.mean(0)[1:] if len(rotations) else np.eye(3)[1:]
+    right, down, ahead = rotations.mean(0) if len(rotations) else np.eye(3)
+    if np.linalg.norm(down) < min(_AGREED, float(np.linalg.norm(right))):  # all lie on their side, around the object
+        down = -right
     down = down / max(float(np.linalg.norm(down)), 1e-9)
     ahead = ahead - np.dot(ahead, down) * down
     if np.linalg.norm(ahead) < 0.1:  # the photos look in all directions: any will do

@@ -1,4 +1,4 @@
-"""Pictures of an alignment: arrays in, arrays out. The report and the run folder's figures are made of them."""
+"""Pictures of an alignment: arrays in, arrays out. Reports, notebooks and the run folder's figures are made of them."""
 
 from typing import TYPE_CHECKING
 
@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asic3d.coordinates import pixels_to_normalised
-from asic3d_integrations.verdict import SURE
+from asic3d.verdict import SURE
 
 if TYPE_CHECKING:
-    from asic3d import Alignment
+    from asic3d import Alignment, DenseMap, Photo
 
 LINES = 8
 """Lines of the canonical plane's grid that cross the coloured extent in each direction."""
@@ -181,3 +181,44 @@ def parts_picture(alignment: "Alignment", index: int, mask: np.ndarray) -> np.nd
     parts = alignment.part_map(alignment.names[index], mask)
     colours = part_colours(max(int(parts.max()) + 1, 1))[parts.clip(0)]
     return np.dstack([colours, np.where(parts < 0, 0, mask).astype(np.uint8)])
+
+
+def over(front: np.ndarray, back: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """One picture laid over another: (h, w, 3) uint8, from (h, w, 3) each and (h, w) opacity from 0 to 255."""
+    share = opacity[..., None] / 255
+    return np.rint(front * share + back * (1 - share)).astype(np.uint8)
+
+
+def cut_out(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A photo's object on light grey: (h, w, 3) uint8."""
+    return over(photo, np.full(photo.shape, 238.0), mask)
+
+
+def coloured(photo: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """A :func:`colour_picture` over its pale grey photo: (h, w, 3) uint8."""
+    grey = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return over(colours[..., :3], 0.3 * grey + 0.7 * 255, colours[..., 3])
+
+
+def overview_picture(alignment: "Alignment", index: int, side: int) -> np.ndarray:
+    """A photo's object cut out and, right of it, coloured by its place on the object: (h, 2 w, 3) uint8.
+
+    Made of the reduced masks, so that many photos are quick.
+    """
+    photo = photo_picture(alignment, index, side)
+    size = (photo.shape[1], photo.shape[0])
+    reduced = np.rint(255 * alignment.masks[index]).astype(np.uint8)
+    mask = cv2.resize(reduced, size, interpolation=cv2.INTER_AREA)
+    extent = canonical_extent(alignment)
+    paint = paint_picture(alignment, index, size, extent)
+    colours = colour_picture(alignment, index, mask, paint, extent)
+    return np.hstack([cut_out(photo, mask), coloured(photo, colours)])
+
+
+def carried_picture(dense: "DenseMap", target: "Photo") -> np.ndarray:
+    """The target's pixels where they are in the source: (h, w, 4) uint8 RGBA of the map's size, guesses fade."""
+    height, width = target.pixels.shape[:2]
+    scale = np.array([width, height], np.float32) / np.array(target.size, np.float32)
+    x, y = np.moveaxis(((dense.points.numpy() + 0.5) * scale - 0.5).astype(np.float32), -1, 0)
+    pixels = cv2.remap(target.pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.dstack([pixels, np.rint(255 * np.clip(dense.confidence.numpy() / SURE, 0, 1)).astype(np.uint8)])
