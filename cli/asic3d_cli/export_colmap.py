@@ -82,6 +82,7 @@ def export_colmap(
 def _lines(export: "Export") -> list[str]:
     """What was written, in words."""
     from asic3d_integrations.colmap.adding import COPY
+    from asic3d_integrations.colmap.exchange import missing_for_hloc
 
     report = export.report
     shown = report["inlier_ratio"]
@@ -96,7 +97,7 @@ def _lines(export: "Export") -> list[str]:
     ]
     lines += [*left, *_copied_lines(export.images)]
     if not report["hloc"]:
-        lines.append("hloc's features.h5 and matches.h5 need h5py: pip install h5py.")
+        lines.append(missing_for_hloc())
     lines += [
         *_mapping_lines(report.get("mapping", {})),
         "",
