@@ -65,6 +65,10 @@ class BackboneWarning(UserWarning):
     """The backbone that runs is not the one that was hoped for."""
 
 
+class StorageWarning(UserWarning):
+    """Files in a run folder belong to another run than the one that is there now."""
+
+
 class CheckpointWarning(UserWarning):
     """An interrupted run can't be gone on with; it begins anew."""
 

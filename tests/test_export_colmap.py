@@ -342,7 +342,7 @@ def test_command_is_quiet(library):
 def test_command_says_who_takes_no_part_and_what_was_copied(library, monkeypatch):
     Image.fromarray(picture(0)).save(library / "photos" / "a.webp")
     planted = with_photo(plant(library / "photos", outliers=("c.jpg",)), 0, library / "photos" / "a.webp")
-    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: planted)
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run, photos: planted)
     output = run("export-colmap", "--tracks", "canonical").output
     assert "'c.jpg' takes no part: it seems to show something else." in output
     assert "All photos were copied, because of 'a.webp': COLMAP does not read its kind of file everywhere." in output

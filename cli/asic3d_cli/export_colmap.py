@@ -7,8 +7,8 @@ import click
 
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
-from asic3d_cli.options import SEED, output_options
-from asic3d_cli.runs import FOLDER, RUN
+from asic3d_cli.options import SEED, WholeNumber, output_options
+from asic3d_cli.runs import FOLDER, RUN, photos_option
 
 if TYPE_CHECKING:
     from asic3d_integrations.colmap.export import Export
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 @click.option("--tracks", type=click.Choice(["auto", "canonical", "refined"]), default="auto", show_default=True,
               help="refined: exact, of one rigid object; canonical: coarse, of anything.")  # fmt: skip
 @click.option("--sift/--no-sift", default=True, show_default=True, help="Join SIFT keypoints to refined tracks.")
-@click.option("--max-tracks", type=click.IntRange(min=1), default=4000, show_default=True, metavar="N",
+@click.option("--max-tracks", type=WholeNumber(min=1), default=4000, show_default=True, metavar="N",
               help="Most canonical tracks, spread evenly.")  # fmt: skip
-@click.option("--min-views", type=click.IntRange(min=2), default=3, show_default=True, metavar="N",
+@click.option("--min-views", type=WholeNumber(min=2), default=3, show_default=True, metavar="N",
               help="Photos that a canonical track must be seen in.")  # fmt: skip
 @click.option("--shared-camera", is_flag=True, help="One camera for all photos of one size, not zoomed in between.")
 @click.option("--camera-model", default="SIMPLE_RADIAL", show_default=True, metavar="MODEL",
@@ -50,10 +50,17 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="With --map: exit with 1 where the cameras can't be trusted.")
 @click.option("--force", is_flag=True, help="With --map: look for cameras also where they would mean nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@photos_option
 @output_options
 @click.pass_obj
 def export_colmap(
-    console: Console, run: Path, output: Path | None, database: Path | None, strict: bool, **options: Any
+    console: Console,
+    run: Path,
+    output: Path | None,
+    database: Path | None,
+    strict: bool,
+    photo_folder: Path | None,
+    **options: Any,
 ) -> None:
     """Write what COLMAP, hloc and numpy need of an alignment.
 
@@ -64,14 +71,16 @@ def export_colmap(
     folder = output or run / "colmap"
     console.after_interrupt = lambda: f"Stopped. Nothing was written, and what was in '{folder}' is as it was."
     import asic3d
-    from asic3d_cli.runs import held_for
+    from asic3d_cli.runs import held_for, warn_of_doubts
     from asic3d_integrations.colmap.export import STAGES, ExportOptions, export_colmap
 
     with held_for(run, folder), console.progress(STAGES) as progress:
         wanted = ExportOptions(**options)
-        export = export_colmap(asic3d.load_alignment(run), folder, wanted, database=database, progress=progress)
+        alignment = asic3d.load_alignment(run, photos=photo_folder).present
+        warn_of_doubts(console, alignment)
+        export = export_colmap(alignment, folder, wanted, database=database, progress=progress)
     if console.as_json:
-        console.emit({"folder": folder, **export.report})
+        console.emit({"folder": folder, **export.report, "warnings": console.warned})
     else:
         for line in _lines(export):
             console.show(line)

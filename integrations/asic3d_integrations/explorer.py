@@ -82,7 +82,7 @@ def explorer_page(
         script_hash=_hash(script),
         style_hash=_hash(style),
         title=escape(title(alignment)),
-        facts=f"{len(views)} photos",
+        facts=escape(" · ".join([f"{len(views)} photos", *verdict.doubts(alignment, ())])),
         scene=f'<a id="scene" href="{escape(scene)}">3-D</a>' if scene else "",
         scene_help=_SCENE_HELP if scene else _NO_SCENE_HELP,
         photos="\n".join(_photo(view) for view in views),
