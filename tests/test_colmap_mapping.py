@@ -8,6 +8,7 @@ from colmap_scene import scene
 
 from asic3d.metrics import score_poses
 from asic3d.tracks import MatchGraph, graph_of_tracks
+from asic3d_integrations.colmap import mapping
 from asic3d_integrations.colmap.cameras import Camera, Cameras
 from asic3d_integrations.colmap.mapping import GLOBAL, MapOptions, Mapped, map_graph
 from asic3d_integrations.colmap.self_check import edges_of_matches
@@ -38,7 +39,7 @@ def test_a_planted_scene_is_found_and_trusted_and_repeats():
     score = errors(mapped, graph.names, truth)
     assert score.registered == 5 and mapped.unregistered == {}
     assert score.median(score.rotation) < 1 and score.auc(5) > 0.8
-    assert mapped.verdict.trusted and mapped.verdict.words.startswith("These poses look right. 5 of 5 photos")
+    assert mapped.verdict.trusted and mapped.verdict.words.startswith("These poses look right. 100% of 10 pairs")
     assert mapped.verdict.fitting == 1 and mapped.verdict.judged == 1
     assert all((mapped.poses[name][0] == again.poses[name][0]).all() for name in graph.names)
 
@@ -155,5 +156,15 @@ def test_parts_that_hang_on_two_photos_alone_are_not_trusted():
     graph, cameras, _ = ring([(0, 1, 2), (2, 3), (3, 4, 5)])
     mapped = map_graph(graph, cameras, edges_of_matches(graph))
     assert len(mapped.poses) == 6
-    assert "what third photos show does not confirm it" in mapped.verdict.words
+    assert "One part of it hangs on a single pair of photos, and what third photos show" in mapped.verdict.words
     assert not mapped.verdict.trusted
+
+
+def test_the_mapping_is_told_as_done_when_it_is_over_and_not_before(monkeypatch):
+    told, runs = [], []
+    run = mapping._run
+    monkeypatch.setattr(mapping, "_run", lambda *words: runs.append(len(told)) or run(*words))
+    graph, cameras, _ = planted()
+    map_graph(graph, cameras, edges_of_matches(graph), progress=told.append)
+    assert runs == [1]  # one attempt of several was enough
+    assert [(one.stage, one.done == one.total) for one in told] == [("mapping", False), ("mapping", True)]

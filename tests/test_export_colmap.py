@@ -20,7 +20,8 @@ from asic3d.collection import load_photo
 from asic3d.errors import StorageError
 from asic3d.storage import read_json
 from asic3d.tracks import MatchGraph, canonical_tracks
-from asic3d_integrations.colmap import exchange, export, sources
+from asic3d_cli.export_colmap import MODELS
+from asic3d_integrations.colmap import cameras, exchange, export, sources
 from asic3d_integrations.colmap.database import read_database
 from asic3d_integrations.colmap.edges import Edge
 from asic3d_integrations.colmap.export import ExportOptions, export_colmap
@@ -378,15 +379,13 @@ def test_command_adds_to_a_copy(library):
     [
         (("--add-to", "none.db"), "There is no database 'none.db'."),
         (("--add-to", "photos/a.jpg"), "'photos/a.jpg' can't be used as a database of COLMAP"),
-        (("--focal", "wide"), "'wide' is no focal length; write pixels, such as 1200, or millimetres, such as 50mm."),
+        (("--add-to", "photos"), "'photos' is a folder. Name the file of the database."),
         (("--focal", "50mm"), "A focal length in mm needs the sensor's size, which is not in the EXIF data of 'a.jpg'"),
-        (("--focal", "1e9"), "'1e9' is no focal length"),
         (
             ("--focal", "9" * 20),
             "A focal length of 1e+20 pixels is 1e+18 times the longer side of 'a.jpg'; lenses have 0.1 to 100 times.",
         ),
         (("--focal", "5"), "A focal length of 5 pixels is 0.052 times the longer side of 'a.jpg'"),
-        (("--camera-model", "X"), "There is no camera model 'X' here; choose one of SIMPLE_PINHOLE, PINHOLE"),
     ],
 )
 def test_command_refuses(library, words, message):
@@ -397,10 +396,40 @@ def test_command_refuses(library, words, message):
 
 
 @pytest.mark.parametrize(
-    "words", [("--max-tracks", "0"), ("--min-views", "1"), ("--seed", "x"), ("--seed", "-1"), ("--seed", "9999999999")]
+    ("words", "message"),
+    [
+        (("--max-tracks", "0"), "'0' is not a whole number from 1 up."),
+        (("--min-views", "1"), "'1' is not a whole number from 2 up."),
+        (("--min-views", "4"), "Invalid value for '--min-views': 4 is more than the 3 photos of the run."),
+        (("--seed", "x"), "'x' is not"),
+        (("--seed", "-1"), "'-1' is not"),
+        (("--seed", "9999999999"), "'9999999999' is not"),
+        (("--camera-model", "FISHEYE"), "'FISHEYE' is not one of 'SIMPLE_PINHOLE', 'PINHOLE',"),
+        *[
+            (("--focal", value), f"'{value}' is no focal length; write pixels, such as 1200, or millimetres")
+            for value in ("wide", "-5", "0", "1e9", "nan", "")
+        ],
+        *[
+            (words, f"{words[0]} means something with --map. Leave it out, or add that.")
+            for words in (("--mapper", "global"), ("--mapper", "incremental"), ("--strict",), ("--force",))
+        ],
+        (("--no-sift",), "--sift/--no-sift means something with --tracks refined, or auto."),
+        (
+            ("--tracks", "refined", "--max-tracks", "9"),
+            "--max-tracks means something with --tracks canonical, or auto.",
+        ),
+        (("--tracks", "refined", "--min-views", "2"), "--min-views means something with --tracks canonical, or auto."),
+    ],
 )
-def test_wrong_usage(library, words):
-    assert run("export-colmap", "--tracks", "canonical", *words).exit_code == 2
+def test_wrong_usage(library, words, message):
+    result = run("export-colmap", "--tracks", "canonical", *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not (library / "asic3d_out").exists()
+
+
+def test_the_models_that_may_be_asked_for():
+    assert MODELS == cameras.MODELS
 
 
 # Which tracks, and cameras

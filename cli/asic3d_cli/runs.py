@@ -49,14 +49,14 @@ def warn_of_doubts(console: "Console", alignment: "Alignment", asked: Sequence[s
 
 
 @contextmanager
-def prepared(run: Path, *, overwrite: bool, resume: bool = False) -> Iterator[None]:
+def prepared(run: Path, *, overwrite: bool, resume: bool = False, photos: Path | None = None) -> Iterator[None]:
     """A run folder that nobody else writes; where it was new and nothing came into it, it is gone again afterwards."""
     from asic3d.run_lock import claim_run
     from asic3d.storage import MARKER
 
     new = not run.exists()
     try:
-        with claim_run(run, overwrite=overwrite, resume=resume):
+        with claim_run(run, overwrite=overwrite, resume=resume, photos=photos):
             if not resume:
                 (run / CHECKPOINT).unlink(missing_ok=True)
             yield

@@ -142,6 +142,10 @@ def _check_sizes(
 @contextlib.contextmanager
 def _reading(database: Path) -> Iterator[sqlite3.Connection]:
     """A connection that can't change the database; pycolmap's would bring an old one up to date."""
+    if database.is_dir():
+        inside = database / "database.db"
+        example = f", such as '{inside}'" if inside.is_file() else ""
+        raise StorageError(f"'{database}' is a folder. Name the file of the database{example}.")
     if not database.is_file():
         raise StorageError(f"There is no database '{database}'.")
     try:

@@ -16,7 +16,7 @@ from asic3d_integrations.colmap.cameras import Cameras
 from asic3d_integrations.colmap.database import Verification, quiet_pycolmap, write_database
 from asic3d_integrations.colmap.edges import Edge
 from asic3d_integrations.colmap.joining import join_models
-from asic3d_integrations.colmap.self_check import Verdict, doubted, judge
+from asic3d_integrations.colmap.self_check import Verdict, counted, doubted, judge
 
 STAGES = {"mapping": "Finding the cameras' poses"}
 """Stage -> what it does, in words."""
@@ -111,8 +111,8 @@ def map_graph(
     tried: list[str] = []
     queue = [_Attempt("the cameras as given", cameras), *_others(cameras, options)]
     for done, attempt in enumerate(queue, 1):
+        told(Progress("mapping", done - 1, len(queue)))
         models = _run(graph, attempt, options)
-        told(Progress("mapping", done, len(queue)))
         if not models:
             tried.append(f"{attempt.name}: no model")
             continue
@@ -123,6 +123,7 @@ def map_graph(
             break
         if options.thorough and options.mapper == INCREMENTAL and models[0].num_reg_images() < len(graph):
             queue += _held(attempt, made[-1].models[0], queue)
+    told(Progress("mapping", len(queue), len(queue)))  # also where the first attempt was enough
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
     if not found:
         nan = float("nan")
@@ -332,5 +333,6 @@ def _missing(graph: MatchGraph, registered: Sequence[int], edges: Sequence[Edge]
         elif not partners & inside:
             found[name] = "it shows the same side only as photos that are not in the model either"
         else:
-            found[name] = f"it shows the same side as {len(partners & inside)} photos of the model, too little of it"
+            some = counted(len(partners & inside), "photo")
+            found[name] = f"it shows the same side as {some} of the model, too little of it"
     return found
