@@ -168,3 +168,12 @@ def test_the_mapping_is_told_as_done_when_it_is_over_and_not_before(monkeypatch)
     map_graph(graph, cameras, edges_of_matches(graph), progress=told.append)
     assert runs == [1]  # one attempt of several was enough
     assert [(one.stage, one.done == one.total) for one in told] == [("mapping", False), ("mapping", True)]
+
+
+def test_two_photos_are_too_few_for_cameras():
+    graph, cameras, _ = planted()
+    points = [graph.keypoints[index] for index in (0, 1)]
+    two = MatchGraph(graph.names[:2], graph.sizes[:2], tuple(points), {(0, 1): graph.matches[0, 1]})
+    mapped = map_graph(two, Cameras(cameras.cameras[:2], (0, 1)), edges_of_matches(two))
+    assert mapped.verdict.words.startswith("Do not trust these poses. Cameras need 3 photos: what two show")
+    assert mapped.reconstructions == () and mapped.unregistered == {}

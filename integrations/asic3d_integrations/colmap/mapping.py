@@ -109,6 +109,9 @@ def map_graph(
     options, told = options or MapOptions(), progress or (lambda _: None)
     began, found = time.perf_counter(), list[_Candidate]()
     tried: list[str] = []
+    if len(graph) < _FEWEST:
+        told(Progress("mapping", 1, 1))
+        return Mapped((), _no_model(_TOO_FEW, graph), {}, {"tried": tried, "seconds": 0.0})
     queue = [_Attempt("the cameras as given", cameras), *_others(cameras, options)]
     for done, attempt in enumerate(queue, 1):
         told(Progress("mapping", done - 1, len(queue)))
@@ -126,15 +129,19 @@ def map_graph(
     told(Progress("mapping", len(queue), len(queue)))  # also where the first attempt was enough
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
     if not found:
-        nan = float("nan")
-        nothing = Verdict(False, (_NOTHING,), 0, len(graph), nan, nan, nan, (nan, nan))
-        return Mapped((), nothing, _missing(graph, (), edges), facts)
+        return Mapped((), _no_model(_NOTHING, graph), _missing(graph, (), edges), facts)
     best = max(found, key=_Candidate.rank)
     verdict = _contested(best, found)
     return Mapped(tuple(best.models), verdict, _missing(graph, best.models[0].reg_image_ids(), edges), facts)
 
 
 _NOTHING = "No two photos could be brought together."
+_TOO_FEW = f"Cameras need {_FEWEST} photos: what two show of each other fits many cameras, and nothing confirms any."
+
+
+def _no_model(reason: str, graph: MatchGraph) -> Verdict:
+    nan = float("nan")
+    return Verdict(False, (reason,), 0, len(graph), nan, nan, nan, (nan, nan))
 
 
 @dataclass(frozen=True, eq=False)
