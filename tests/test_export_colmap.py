@@ -1,8 +1,10 @@
 """asic3d export-colmap: what is in the folder, what is never replaced, and what people are told."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import sqlite3
 import stat
 import sys
 
@@ -17,7 +19,7 @@ from planted_alignment import SIZES, picture, plant
 
 import asic3d
 from asic3d.collection import load_photo
-from asic3d.errors import StorageError
+from asic3d.errors import ExportError, StorageError
 from asic3d.storage import read_json
 from asic3d.tracks import MatchGraph, canonical_tracks
 from asic3d_cli.export_colmap import MODELS
@@ -372,6 +374,31 @@ def test_command_adds_to_a_copy(library):
         sum(map(len, added.verified.values())) == sum(map(len, theirs.verified.values())) + report["added"]["matches"]
     )
     assert run("export-colmap", "--tracks", "canonical", "--add-to", "project.db", "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(("start", "size"), [(0.15, 3000), (0.5, 3000), (0.5, None)])
+def test_a_damaged_database_is_refused_before_the_work(planted, tmp_path, start, size):
+    export_colmap(planted, tmp_path / "theirs", FEW)
+    content = bytearray((tmp_path / "theirs" / "database.db").read_bytes())
+    first = int(start * len(content)) // 4096 * 4096
+    content[first : first + size if size else None] = b"\xa5" * size if size else b""
+    (tmp_path / "damaged.db").write_bytes(content)
+    seen = []
+    with pytest.raises(StorageError, match=r"damaged\.db' (is damaged \(|can't be used as a database of COLMAP \()"):
+        export_colmap(planted, tmp_path / "out", FEW, database=tmp_path / "damaged.db", progress=seen.append)
+    assert seen == [] and not (tmp_path / "out").exists()
+
+
+def test_a_database_of_other_sizes_is_refused_before_the_work(planted, tmp_path):
+    export_colmap(planted, tmp_path / "theirs", FEW)
+    with contextlib.closing(sqlite3.connect(tmp_path / "theirs" / "database.db")) as file, file:
+        file.execute("UPDATE cameras SET width = width + 1")
+    seen = []
+    with pytest.raises(ExportError, match=r"^'a\.jpg' is \d+ x \d+ pixels upright, but \d+ x \d+ in the database\. Align"):
+        export_colmap(
+            planted, tmp_path / "out", FEW, database=tmp_path / "theirs" / "database.db", progress=seen.append
+        )
+    assert seen == []
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def export_colmap(
     collection = alignment.collection
     refuse_earlier(folder, options.overwrite)
     if database is not None:
-        check_database(database, collection.names)
+        check_database(database, collection.names, collection.sizes)
     images = plan_images(collection, always=options.copy_images)
     focal = parse_focal(options.focal) if options.focal else None
     cameras = choose_cameras(
