@@ -8,10 +8,11 @@ from colmap_scene import scene
 
 from asic3d.metrics import score_poses
 from asic3d.tracks import MatchGraph, graph_of_tracks
-from asic3d_integrations.colmap import mapping
+from asic3d_integrations.colmap import certainty, mapping
 from asic3d_integrations.colmap.cameras import Camera, Cameras
+from asic3d_integrations.colmap.certainty import direction_error
 from asic3d_integrations.colmap.mapping import GLOBAL, MapOptions, Mapped, map_graph
-from asic3d_integrations.colmap.self_check import edges_of_matches
+from asic3d_integrations.colmap.self_check import edges_of_matches, judge
 
 pytest.importorskip("pycolmap")
 SIZE = (640, 480)
@@ -170,6 +171,18 @@ def test_the_mapping_is_told_as_done_when_it_is_over_and_not_before(monkeypatch)
     assert [(one.stage, one.done == one.total) for one in told] == [("mapping", False), ("mapping", True)]
 
 
+def test_photos_without_a_camera_are_told_beside_poses_that_look_right():
+    graph, cameras, _ = planted()
+    model = map_graph(graph, cameras, edges_of_matches(graph)).reconstructions[0]
+    names, sizes, points = (*graph.names, "other.jpg"), (*graph.sizes, SIZE), (*graph.keypoints, graph.keypoints[0][:0])
+    verdict = judge(
+        model,
+        MatchGraph(names, sizes, points, graph.matches, graph.tracks, graph.deviation),
+        [*edges_of_matches(graph)],
+    )
+    assert verdict.trusted and verdict.words.endswith("The other 1 photo may show another side, or another thing.")
+
+
 def test_two_photos_are_too_few_for_cameras():
     graph, cameras, _ = planted()
     points = [graph.keypoints[index] for index in (0, 1)]
@@ -177,3 +190,26 @@ def test_two_photos_are_too_few_for_cameras():
     mapped = map_graph(two, Cameras(cameras.cameras[:2], (0, 1)), edges_of_matches(two))
     assert mapped.verdict.words.startswith("Do not trust these poses. Cameras need 3 photos: what two show")
     assert mapped.reconstructions == () and mapped.unregistered == {}
+
+
+def test_the_expected_error_of_directions_is_about_the_true_one():
+    graph, cameras, truth = planted()
+    guessed = Cameras(tuple(replace(camera, known=False) for camera in cameras.cameras), cameras.of_photo)
+    mapped = map_graph(graph, guessed, edges_of_matches(graph))
+    score = errors(mapped, graph.names, truth)
+    model = mapped.reconstructions[0]
+    expected = 0.3 * direction_error(model, known=False)  # the scene's noise, pixels
+    assert 0.2 < score.median(score.translation) / expected < 5
+    assert direction_error(model, known=True) < direction_error(model, known=False)
+
+
+@pytest.mark.parametrize(("moved", "known"), [(0.4, False), (float("nan"), False), (1.6, True), (1.6, False)])
+def test_directions_that_are_unsure_are_told(monkeypatch, moved, known):
+    monkeypatch.setattr(certainty, "direction_error", lambda *_: moved)
+    graph, cameras, _ = planted()
+    cameras = Cameras(tuple(replace(camera, known=known) for camera in cameras.cameras), cameras.of_photo)
+    verdict = map_graph(graph, cameras, edges_of_matches(graph)).verdict
+    unsure = "moves the direction from one to another by 1.6 degrees, against less than 0.2 where it is sure."
+    assert verdict.trusted
+    assert (unsure in verdict.words) == (moved > 1)
+    assert ("A known focal length (--focal) makes it surer" in verdict.words) == (moved > 1 and not known)

@@ -394,7 +394,7 @@ def test_a_database_of_other_sizes_is_refused_before_the_work(planted, tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "theirs" / "database.db")) as file, file:
         file.execute("UPDATE cameras SET width = width + 1")
     seen = []
-    with pytest.raises(ExportError, match=r"^'a\.jpg' is \d+ x \d+ pixels upright, but \d+ x \d+ in the database\. Align"):
+    with pytest.raises(ExportError, match=r"^'a\.jpg' is \d+ x \d+ pixels upright, but \d+ x \d+ in the database"):
         export_colmap(
             planted, tmp_path / "out", FEW, database=tmp_path / "theirs" / "database.db", progress=seen.append
         )

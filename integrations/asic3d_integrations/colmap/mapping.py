@@ -13,6 +13,7 @@ from asic3d.config import Progress
 from asic3d.temporaries import temporary_folder
 from asic3d.tracks import MatchGraph
 from asic3d_integrations.colmap.cameras import Cameras
+from asic3d_integrations.colmap.certainty import caution
 from asic3d_integrations.colmap.database import Verification, quiet_pycolmap, write_database
 from asic3d_integrations.colmap.edges import Edge
 from asic3d_integrations.colmap.joining import join_models
@@ -132,6 +133,8 @@ def map_graph(
         return Mapped((), _no_model(_NOTHING, graph), _missing(graph, (), edges), facts)
     best = max(found, key=_Candidate.rank)
     verdict = _contested(best, found)
+    warned = verdict.trusted and caution(best.models[0], all(camera.known for camera in cameras.cameras))
+    verdict = replace(verdict, reasons=(*verdict.reasons, warned)) if warned else verdict
     return Mapped(tuple(best.models), verdict, _missing(graph, best.models[0].reg_image_ids(), edges), facts)
 
 
