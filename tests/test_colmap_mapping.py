@@ -180,7 +180,7 @@ def test_photos_without_a_camera_are_told_beside_poses_that_look_right():
         MatchGraph(names, sizes, points, graph.matches, graph.tracks, graph.deviation),
         [*edges_of_matches(graph)],
     )
-    assert verdict.trusted and verdict.words.endswith("The other 1 photo may show another side, or another thing.")
+    assert verdict.trusted and verdict.words.endswith("1 other photo may show another side, or another thing.")
 
 
 def test_two_photos_are_too_few_for_cameras():

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import stat
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -281,6 +282,18 @@ def test_a_failure_leaves_the_earlier_export(planted, tmp_path, monkeypatch):
         export_colmap(planted, tmp_path / "new", FEW)
     assert files_below(tmp_path / "out") == before
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "out"}
+
+
+def test_a_disk_that_is_full_when_pairs_are_verified(planted, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("No registered database factory succeeded.")
+
+    monkeypatch.setattr(pycolmap, "geometric_verification", full)
+    with pytest.raises(StorageError, match=r"out/database\.db' can't be used as a database of COLMAP \(No registered"):
+        export_colmap(planted, tmp_path / "out", FEW)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(StorageError, match=r"^The disk is full: '.*out/database\.db' was not written"):
+        export_colmap(planted, tmp_path / "out", FEW)
 
 
 def test_a_folder_that_can_not_be_written(planted, tmp_path):

@@ -13,8 +13,8 @@ from asic3d_integrations.colmap.database import quiet_pycolmap
 
 _UNSURE = 0.5
 """Degrees by which a pixel of error moves the direction from one camera to another, the median over pairs. Measured:
-1.6 for a rendered toy in eight photos of different cameras, whose directions were off by 3.9; 0.06 to 0.15 for a ring, a
-facade and a door, each of one camera, whose directions were off by 0.02 to 0.7."""
+1.6 for a rendered toy in eight photos of different cameras, whose directions were off by 3.9; 0.06 to 0.15 for a ring,
+a facade and a door, each of one camera, whose directions were off by 0.02 to 0.7."""
 
 
 def caution(model: Any, known: bool) -> str:

@@ -109,9 +109,8 @@ def judge(model: Any, graph: MatchGraph, edges: Sequence[Edge], joints: Joints =
         doubts += (f"{counted(joints.pairs, 'part')} of it {hang} on two photos alone, which nothing confirms.",)
     reasons = doubts or (_praise(verdict, len(judged)),)
     if not doubts and verdict.photos < verdict.of:
-        reasons += (
-            f"The other {counted(verdict.of - verdict.photos, 'photo')} may show another side, or another thing.",
-        )
+        others = counted(verdict.of - verdict.photos, "other photo")
+        reasons += (f"{others} may show another side, or another thing.",)
     if joints.shared:
         reasons += (
             f"{joints.shared + joints.pairs + 1} parts of it were joined where no three photos show the same place: "
