@@ -29,9 +29,10 @@ from asic3d.correspondences import (
 from asic3d.devices import choose_device
 from asic3d.errors import AlignmentError
 from asic3d.fitting import Checkpoint
-from asic3d.foreground import full_mask
+from asic3d.foreground import full_mask, mask_shares
 from asic3d.judgement import (
     fit_warnings,
+    mask_warnings,
     object_warnings,
     outlier_warnings,
     photo_fits,
@@ -412,6 +413,7 @@ def _judged(
         timings=seconds,
         warnings=(
             *object_warnings(photos.collection.names, foreground.whole),
+            *mask_warnings(photos.collection.names, mask_shares(foreground.masks), photos.collection.unmasked),
             *fit_warnings(photos.collection.names, fits),
             *(training_warnings(quality) if config.mapping == "network" else ()),
             *unrelated_warnings(quality),

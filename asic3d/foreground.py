@@ -1,6 +1,7 @@
 """The object in each photo: from what recurs over the collection, sharpened to the photo's own edges."""
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -303,6 +304,11 @@ def mask_cells(mask: np.ndarray, grid: int) -> Tensor:
     top, left = (side - height) // 2, (side - width) // 2
     square = cv2.copyMakeBorder(mask, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT)
     return torch.from_numpy(cv2.resize(square, (grid, grid), interpolation=cv2.INTER_AREA))
+
+
+def mask_shares(masks: Sequence[np.ndarray]) -> list[float]:
+    """How much of each photo is object, [0, 1], from (h, w) masks in [0, 1]."""
+    return [float(mask.mean()) for mask in masks]
 
 
 def full_mask(photo: Photo, mask: np.ndarray) -> np.ndarray:

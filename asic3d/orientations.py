@@ -39,6 +39,8 @@ _GLANCE = (160, 20)
 """Side of the backbone's input, pixels, and cells along it, when all photos are looked at in all turns."""
 _CLOSER_GRID = 30  # where one may be turned; at the backbone's largest side
 _MIRROR_SIDE = 320
+_CLEARLY = 1.3
+"""By what factor the support of a photo's direction must be more than that of its mirror image."""
 _SURE = 0.6
 """Share of the pairs that must be for the chosen orientations; with fewer the photos are looked at more closely."""
 
@@ -310,6 +312,20 @@ def find_turns(turned: Tensor, valid: Tensor, partners: int) -> tuple[Tensor, bo
 def find_flips(support: Tensor, pairs: Tensor, count: int) -> Tensor:
     """The photos that face the other way, (N,) bool, from (E, 2) support of pairs: as they are, and one mirrored."""
     return synchronise(_table(support, pairs, (0, MIRRORED), count), (0, MIRRORED)) == MIRRORED
+
+
+def unsure_of_flips(support: Tensor, pairs: Tensor, flips: Tensor) -> Tensor:
+    """The photos that may as well face the other way, from the same support and the (N,) bool of :func:`find_flips`.
+
+    Returns:
+        (N,) bool: for which the others' support of what was chosen is not clearly more than that of the contrary.
+    """
+    table = _table(support, pairs, (0, MIRRORED), len(flips))
+    chosen, everyone = flips.cpu().long() * MIRRORED, torch.arange(len(flips))
+    relative = PRODUCTS[INVERSES[chosen][:, None], chosen]  # (N, N), of photo j as photo i sees it
+    contrary = PRODUCTS[relative, MIRRORED]
+    found, other = (table[everyone[:, None], everyone, way].sum(0) for way in (relative, contrary))
+    return found < _CLEARLY * other
 
 
 def photo_support(support: Tensor, pairs: Tensor, objects: Tensor) -> Tensor:

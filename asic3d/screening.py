@@ -124,10 +124,12 @@ def _compared(
     with timed(seconds, "canonical"):
         first = first_of_picture([photo.pixels for photo in photos.collection])
         problem = Problem.of(photos.maps, photos.foreground.recurring, config, first)
-    if problem.flips.any():
+    if (problem.flips | problem.unsure).any():
         recurring, turns = photos.foreground.recurring, photos.maps.quarters
         with timed(seconds, "features"):
             flips = look_mirrored(photos.collection, backbone, recurring, turns, config, cache)
+            if not problem.flips.any() and (flips & ~problem.unsure).any():
+                flips = problem.flips  # what was clear is contradicted: the object is nearly its own mirror image
         if flips.any():
             photos = _described(photos.collection, backbone, config, turns, cache, progress, seconds, flips)
         else:
