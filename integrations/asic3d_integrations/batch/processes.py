@@ -110,7 +110,7 @@ def _answer(process: SpawnProcess, answers: Connection) -> Outcome:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return failed(
             f"Its process was killed ({name}), as the system does when memory runs out. Run fewer at once (--jobs 1), "
-            "and it again with --retry."
+            "and try it again with --retry."
         )
     return failed(f"Its process ended without an answer (exit code {code}). Begin it again with --retry.")
 
