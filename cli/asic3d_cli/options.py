@@ -13,7 +13,7 @@ from asic3d.config import PRESETS, AlignmentConfig, make_config
 from asic3d.errors import ConfigError
 from asic3d_cli.commands import Examples
 
-PROMOTED = ("preset", "backbone", "weights", "device", "seed")
+PROMOTED = ("preset", "backbone", "weights", "device", "seed", "max_memory")
 """Settings that have an option of their own; all of them can be given with ``--set`` too."""
 
 SEED = click.IntRange(0, 2**31 - 1)
@@ -58,7 +58,7 @@ def _option(name: str) -> Callable:
     shown = f" [default: {_text(item.default)}]" if item.default != "" else ""
     text = item.metadata["help"]
     return click.option(
-        f"--{name}",
+        f"--{name.replace('_', '-')}",
         type=kind,
         default=None,
         metavar=_METAVARS[kind],

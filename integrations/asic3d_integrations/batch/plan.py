@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from asic3d.config import AlignmentConfig
@@ -41,7 +41,7 @@ class Job:
 
     def inputs(self) -> str:
         """A digest of the settings and of every photo and mask, hexadecimal; it changes when one of them does."""
-        facts = [asdict(self.config), self.strict]
+        facts = [asdict(_telling(self.config)), self.strict]
         try:
             photos = find_photos(self.photos, passed_over=self.masks).photos
             masks = {} if self.masks is None else match_masks(list(photos), self.masks)
@@ -58,9 +58,15 @@ class Job:
             aligned = {photo["name"]: photo["sha256"] for photo in entries}
             here = find_photos(self.photos, passed_over=self.masks).photos
             wanted = {name: sha256_of(path) for name, path in here.items() if name not in run["left_out"]}
-            return AlignmentConfig(**run["config"]) == self.config and aligned == wanted
+            same = _telling(AlignmentConfig(**run["config"])) == _telling(self.config)
+            return same and aligned == wanted
         except (StorageError, CollectionError, ConfigError, OSError, KeyError, TypeError):
             return False
+
+
+def _telling(config: AlignmentConfig) -> AlignmentConfig:
+    """The settings without what changes no result."""
+    return replace(config, max_memory=0.0)
 
 
 def find_collections(source: str | Path, runs: str | Path) -> dict[str, Path]:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from asic3d.config import AlignmentConfig
 from asic3d.errors import CollectionError
+from asic3d.memory import Load, expected_memory
 from asic3d.photo_folder import find_photos
 from asic3d_integrations.batch.plan import Job
 from asic3d_integrations.batch.work import Outcome, align_collection, failed
 
-_GB, _GB_PER_PHOTO = 0.7, 0.015
-"""Memory of one collection and its report."""
 _PATIENCE = 20  # seconds in which a process may put away its things before it is killed
 
 
@@ -46,8 +45,8 @@ def fitting(folders: Sequence[Path], config: AlignmentConfig) -> int:
     """
     if config.device.startswith("cuda"):
         return 1
-    largest = max(_count(folder) for folder in folders)
-    return max(1, min(len(folders), cores(), int(free_memory() / (_GB + _GB_PER_PHOTO * largest))))
+    needed = expected_memory(Load.usual(max(_count(folder) for folder in folders)), config)
+    return max(1, min(len(folders), cores(), int(free_memory() / needed)))
 
 
 def _count(folder: Path) -> int:
