@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 _LIBRARIES = 0.8e9
 """Bytes of the libraries, the network, and what they use for one photo."""
-_SPARE = 1.15
-"""What the allocator leaves unused, at most, measured."""
 _CLOSER_CELLS = 4 * 30**2
 """Cells of a photo that is looked at in its four turns, the second time."""
 _PAGE = 3e6
@@ -49,13 +47,23 @@ def expected_memory(load: Load, config: "AlignmentConfig") -> float:
         load: the photos.
         config: the settings.
     """
+    return (_LIBRARIES + load.pixels + load.photos * max(_of_one(load, config).values())) / 1e9
+
+
+def _of_one(load: Load, config: "AlignmentConfig") -> dict[str, float]:
+    """Bytes for each photo, besides its pixels, in the stages that take most."""
     cells, channels = config.grid**2, load.channels
     turned = 4 * load.largest + _CLOSER_CELLS * (channels + 3 * 64)
-    described = load.raw + cells * channels
     fitted = cells * (channels + 3 * config.channels + 6 * config.metric_channels)
-    stored = cells * (3 * channels + config.channels + 3 * config.metric_channels)
-    numbers = max(turned if config.turns else 0, described, fitted, stored)
-    return (_LIBRARIES + load.pixels + load.photos * (4 * _SPARE * numbers + _PAGE)) / 1e9
+    stored = cells * (5 * channels // 2 + config.channels + 3 * config.metric_channels)
+    saved = cells * (2 * channels + 2 * config.metric_channels)
+    return {
+        "turned": 4 * turned if config.turns else 0,
+        "described": 4 * (load.raw + cells * channels),
+        "fitted": 4 * fitted,
+        "stored": 4 * stored,
+        "saved": 4 * saved + _PAGE,
+    }
 
 
 def check_memory(load: Load, config: "AlignmentConfig") -> None:
@@ -65,9 +73,13 @@ def check_memory(load: Load, config: "AlignmentConfig") -> None:
         AlignmentError: it takes more.
     """
     expected = expected_memory(load, config)
-    if 0 < config.max_memory < expected:
-        raise AlignmentError(
-            f"{load.photos} photos may take {expected:.1f} GB of memory, and max_memory allows {config.max_memory:g}. "
-            "Allow more, align some of the photos and bring the others in with 'asic3d add', or take a coarser grid "
-            f"(--set grid={max(8, config.grid * 3 // 4)})."
-        )
+    if not 0 < config.max_memory < expected:
+        return
+    each = _of_one(load, config)
+    remedy = f"take a coarser grid (--set grid={max(8, config.grid * 3 // 4)})"
+    if each["turned"] == max(each.values()):
+        remedy = "do not look for turned photos (--set turns=false)"
+    raise AlignmentError(
+        f"{load.photos} photos may take {expected:.1f} GB of memory, and max_memory allows {config.max_memory:g}. "
+        f"Allow more, align some of the photos and bring the others in with 'asic3d add', or {remedy}."
+    )

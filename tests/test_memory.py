@@ -11,7 +11,7 @@ from asic3d.alignment import align
 from asic3d.config import AlignmentConfig
 from asic3d.errors import AlignmentError
 from asic3d.features import principal_axes, project
-from asic3d.memory import Load, expected_memory
+from asic3d.memory import Load, check_memory, expected_memory
 
 SCRIPT = """
 import resource, sys
@@ -47,8 +47,28 @@ def test_memory_grows_with_photos_and_cells():
     config = AlignmentConfig()
     some, many = (expected_memory(Load.usual(count), config) for count in (30, 300))
     assert some < many
-    assert expected_memory(Load.usual(300), replace(config, grid=30)) < many
-    assert expected_memory(Load.usual(300), replace(config, turns=False)) < many
+    upright = replace(config, turns=False)
+    assert (
+        expected_memory(Load.usual(300), replace(upright, grid=30)) < expected_memory(Load.usual(300), upright) < many
+    )
+
+
+def test_the_remedy_is_one_that_helps():
+    load = Load(300, 0.25e9, 304, 250_000, 144_000)
+    for config, remedy in (
+        (AlignmentConfig(max_memory=2), {"turns": False}),
+        (AlignmentConfig(max_memory=2, turns=False), {"grid": 30}),
+    ):
+        with pytest.raises(AlignmentError) as refused:
+            check_memory(load, config)
+        ((name, value),) = remedy.items()
+        assert f"--set {name}={str(value).lower()}" in str(refused.value)
+        assert expected_memory(load, replace(config, **remedy)) < expected_memory(load, config)
+
+
+def test_three_hundred_photos_fit_in_four_gigabytes():
+    check_memory(Load(300, 0.25e9, 304, 250_000, 144_000), AlignmentConfig(max_memory=4))
+    check_memory(Load(30, 0.07e9, 304, 250_000, 144_000), AlignmentConfig(max_memory=2))
 
 
 def test_in_blocks_it_is_what_it_is_at_once(monkeypatch):
