@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from asic3d.errors import StorageError
+from asic3d.temporaries import temporary_file
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,7 @@ FORMAT_VERSION = 1
 """Version of the run folder that is written; a newer one is not read."""
 RUN_FILE = "run.json"
 MARKER = ".asic3d"
+_MARKED = "A run folder of asic3d.\n"
 MAKE_AGAIN = "Delete it and make it again."
 ALIGN_AGAIN = "Align the photos again with --overwrite."
 """What to do about a damaged run."""
@@ -103,20 +104,14 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         >>> atomic_write("notes.txt", lambda file: file.write(b"hello"))  # doctest: +SKIP
     """
     path = Path(path)
-    # A short name of our own: the file's name may already be as long as the file system takes.
-    temporary = path.with_name(f".asic3d-{secrets.token_hex(6)}.tmp")
     with _clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
+        with temporary_file(path) as temporary:
+            with temporary.open("wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())  # some file systems say only now that the disk is full
             temporary.replace(path)
-        except BaseException:  # Ctrl-C too leaves nothing behind
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
@@ -128,22 +123,18 @@ def write_together(files: Mapping[Path, bytes]) -> None:
         StorageError: the disk is full or a place is not writable.
     """
     waiting: dict[Path, Path] = {}
-    try:
+    with contextlib.ExitStack() as made:
         for path, content in files.items():
             with _clear_write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                waiting[path] = path.with_name(f".asic3d-{secrets.token_hex(6)}.tmp")
-                with waiting[path].open("xb") as file:
+                waiting[path] = made.enter_context(temporary_file(path))
+                with waiting[path].open("wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
         for path in files:
             with _clear_write_errors(path):
                 waiting[path].replace(path)
-    finally:
-        for temporary in waiting.values():
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -232,15 +223,27 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not _is_file(folder / RUN_FILE):
         if _is_file(folder / MARKER):
+            photos = _noted_photos(folder)
+            known = "" if photos else ", PHOTOS being its photo folder"
             raise StorageError(
-                f"The run in '{folder}' did not finish. Go on with it, PHOTOS being its photo folder: "
-                f"asic3d align PHOTOS -o {shlex.quote(str(folder))} --resume"
+                f"The run in '{folder}' did not finish. Go on with it{known}: "
+                f"asic3d align {photos or 'PHOTOS'} -o {shlex.quote(str(folder))} --resume"
             )
         raise StorageError(f"'{folder}' is no run folder: it holds no {RUN_FILE}. Make one with 'asic3d align PHOTOS'.")
     run = read_json(folder / RUN_FILE, remedy=ALIGN_AGAIN)
     if "format_version" not in run:
         raise _damaged(folder / RUN_FILE, "it has no format_version", ALIGN_AGAIN)
     return run
+
+
+def _noted_photos(folder: Path) -> str:
+    """The photo folder of an unfinished run, for a shell; '' where it is not known."""
+    try:
+        with (folder / MARKER).open("rb") as file:
+            noted = file.read(5000).decode().removeprefix(_MARKED)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return shlex.quote(noted) if noted and noted.isprintable() and Path(noted).is_dir() else ""
 
 
 def _no_constant(name: str) -> None:
@@ -367,7 +370,9 @@ def _short(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+def prepare_output(
+    folder: str | Path, *, overwrite: bool = False, resume: bool = False, photos: Path | None = None
+) -> None:
     """Makes a run folder ready to be written, and refuses early what would fail or destroy something later.
 
     Nothing is deleted: the files of an earlier run stay until the new ones replace them.
@@ -376,6 +381,7 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
         folder: the run folder; made when it is missing.
         overwrite: a finished run there may be replaced.
         resume: an interrupted run there is to be gone on with; a finished one is replaced with ``overwrite`` alone.
+        photos: the folder of its photos, noted so that it can be named should the run not be finished.
 
     Raises:
         StorageError: a finished run is there and may not be replaced, other things are, or it is not writable.
@@ -395,4 +401,5 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
         raise StorageError(
             f"'{folder}' holds other files, such as {min(others)!r}. Choose an empty or new folder for the run with -o."
         )
-    atomic_write(folder / MARKER, lambda file: file.write(b"A run folder of asic3d.\n"))
+    content = _MARKED + (str(photos.absolute()) if photos else "")
+    atomic_write(folder / MARKER, lambda file: file.write(content.encode("utf-8", "surrogateescape")))

@@ -10,7 +10,7 @@ import click
 
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
-from asic3d_cli.options import config_options, output_options, settings
+from asic3d_cli.options import WholeNumber, config_options, output_options, settings
 from asic3d_cli.runs import FOLDER
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _STYLES = {"good": "green", "fair": "yellow", "poor": "red", "failed": "red"}
     "--masks", metavar="DIR", type=FOLDER, help="Folder with a folder of masks for each collection, of its name."
 )
 @click.option("--strict", is_flag=True, help="Let a collection fail at a photo that can't be used.")
-@click.option("--jobs", "at_once", type=click.IntRange(1, 1024), metavar="N",
+@click.option("--jobs", "at_once", type=WholeNumber(1, 1024), metavar="N",
               help="Collections at once, which share the cores. [default: as cores and memory allow]")  # fmt: skip
 @click.option("--retry", is_flag=True, help="Try again what failed in an earlier batch.")
 @click.option("--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS]",

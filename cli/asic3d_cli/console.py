@@ -1,5 +1,6 @@
 """All output of the command line: progress, messages and tables for people, or one JSON object for programs."""
 
+import contextlib
 import math
 import sys
 import time
@@ -33,6 +34,7 @@ class Console:
         self.arguments, self.quiet, self.as_json = arguments, quiet, as_json
         self.after_interrupt: Callable[[], str] = lambda: "Stopped."
         self.warned: list[str] = []
+        self._stopped = False
         self._live: RichConsole | None = None
 
     @property
@@ -48,11 +50,15 @@ class Console:
             click.secho(f"Error: {sentence}", fg="red", err=True)
 
     def interrupted(self) -> None:
-        """Says on stderr what Ctrl-C has left; the same as JSON on stdout."""
-        if self.as_json:
-            self.emit({"error": self.after_interrupt()})
-        else:
-            click.secho(self.after_interrupt(), fg="red", err=True)
+        """Says once on stderr what Ctrl-C has left; the same as JSON on stdout. Nobody may be there to read it."""
+        if self._stopped:
+            return
+        self._stopped = True
+        with contextlib.suppress(OSError):
+            if self.as_json:
+                self.emit({"error": self.after_interrupt()})
+            else:
+                click.secho(self.after_interrupt(), fg="red", err=True)
 
     def warn(self, sentence: str) -> None:
         """Shows one sentence on stderr, above a progress bar where there is one, and remembers it."""

@@ -1,20 +1,45 @@
 """Run folders as the commands take them: where none is named, while they are written, when they are only read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from asic3d_cli.console import Console
-
 if TYPE_CHECKING:
     from asic3d import Alignment
+    from asic3d_cli.console import Console
 
 RUN = Path("asic3d_out")
 """The run folder where none is named."""
-FOLDER = click.Path(path_type=Path)
+
+
+class Place(click.Path):
+    """A file or a folder, whose name may not be empty: that would be the working folder."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text as a path, or click's usage error."""
+        if value == "":
+            self.fail("the name is empty; give a path, '.' for the working folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = Place()
+photos_option = click.option(
+    "--photos", "photo_folder", metavar="DIR", type=FOLDER, help="Where the run's photos are now, if they were moved."
+)
+
+
+def warn_of_doubts(console: "Console", alignment: "Alignment", asked: Sequence[str] = ()) -> None:
+    """Says what puts the answers about some photos in doubt, and what puts all of them in doubt."""
+    from asic3d.verdict import doubts
+
+    for sentence in doubts(alignment, asked):
+        console.warn(sentence)
 
 
 @contextmanager
@@ -35,9 +60,14 @@ def held_for(run: Path, output: Path) -> Iterator[None]:
         yield
 
 
-def loaded(console: Console, run: Path) -> "Alignment":
-    """The alignment of a run that is only looked at."""
+def loaded(console: Console, run: Path, photos: Path | None) -> "tuple[Alignment, bool]":
+    """The alignment of a run that is only looked at, with the photos that are there, and whether these are all.
+
+    What is made of fewer than all is made again when the others are back.
+    """
     import asic3d
 
     console.after_interrupt = lambda: "Stopped. Nothing was written."
-    return asic3d.load_alignment(run)
+    whole = asic3d.load_alignment(run, photos=photos)
+    warn_of_doubts(console, whole.present)
+    return whole.present, whole.present is whole

@@ -17,7 +17,7 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 @contextmanager
-def prepared(run: Path, *, overwrite: bool, resume: bool = False) -> Iterator[None]:
+def prepared(run: Path, *, overwrite: bool, resume: bool = False, photos: Path | None = None) -> Iterator[None]:
     """A run folder that nobody else writes; where it was new and nothing came into it, it is gone again afterwards.
 
     Raises:
@@ -28,7 +28,7 @@ def prepared(run: Path, *, overwrite: bool, resume: bool = False) -> Iterator[No
 
     new = not run.exists()
     try:
-        with claim_run(run, overwrite=overwrite, resume=resume):
+        with claim_run(run, overwrite=overwrite, resume=resume, photos=photos):
             if not resume:
                 (run / CHECKPOINT).unlink(missing_ok=True)
             yield

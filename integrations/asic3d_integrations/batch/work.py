@@ -51,7 +51,10 @@ def _aligned(job: Job) -> Outcome:
 
     torch.set_num_threads(job.threads)
     cv2.setNumThreads(job.threads)
-    with warnings.catch_warnings(record=True) as said, prepared(job.run, overwrite=True, resume=True):
+    with (
+        warnings.catch_warnings(record=True) as said,
+        prepared(job.run, overwrite=True, resume=True, photos=job.photos),
+    ):
         warnings.simplefilter("ignore")
         for category in (CollectionWarning, BackboneWarning, CheckpointWarning):
             warnings.simplefilter("always", category)

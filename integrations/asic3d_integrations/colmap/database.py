@@ -5,8 +5,10 @@ CORNER of the top-left pixel; this package adds the half pixel, and no other par
 """
 
 import contextlib
-import secrets
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from asic3d.errors import ExportError, StorageError
+from asic3d.temporaries import temporary_path
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.cameras import Camera, Cameras
 
@@ -137,7 +140,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A file that takes its place when the block ends well, and is gone otherwise, with what SQLite puts beside it."""
-    temporary = path.with_name(f".asic3d-{secrets.token_hex(6)}.db")
+    temporary = temporary_path(path, "db")  # not locked: SQLite has locks of its own, and loses them
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -171,11 +174,33 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def quiet_pycolmap() -> Any:
-    """pycolmap, which else writes a log to the terminal."""
-    import pycolmap
+    """pycolmap, which else writes a log to the terminal, and takes SIGTERM for a crash. Only imported here."""
+    with _keeping_sigterm():
+        import pycolmap
 
-    pycolmap.logging.minloglevel = 3  # what it calls an error, such as no model, is told by us
+        pycolmap.logging.minloglevel = 3  # what it calls an error, such as no model, is told by us
     return pycolmap
+
+
+@contextlib.contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Gives SIGTERM back what it does in Python: pycolmap puts a handler that prints a crash in its place.
+
+    Only the main thread may say what a signal does; in others it stays as it is.
+    """
+    if "pycolmap" in sys.modules or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = hasattr(signal, "pthread_sigmask")  # meanwhile none comes through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]) if held else set()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+        if held:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _first_line(error: Exception) -> str:
@@ -184,7 +209,7 @@ def _first_line(error: Exception) -> str:
 
 def _write_images(database: Any, names: Sequence[str], cameras: Cameras) -> None:
     """One rig for each camera and one frame for each image: COLMAP 4 takes all of them or none."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     made = []
     for number, camera in enumerate(cameras.cameras, 1):
@@ -207,7 +232,7 @@ def _write_images(database: Any, names: Sequence[str], cameras: Cameras) -> None
 
 def _geometry(rows: np.ndarray) -> Any:
     """Verified matches, without the matrix: mappers pass over a geometry whose configuration is not set."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     geometry = pycolmap.TwoViewGeometry(inlier_matches=rows.astype(np.uint32))
     geometry.config = pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED
@@ -215,7 +240,7 @@ def _geometry(rows: np.ndarray) -> Any:
 
 
 def _verify(path: Path, wanted: Verification) -> None:
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = wanted.min_inliers
@@ -226,7 +251,10 @@ def _verify(path: Path, wanted: Verification) -> None:
     options.detect_watermark = False
     verifier = pycolmap.GeometricVerifierOptions()
     verifier.num_threads = 1  # with more, the same seed gives other samples
-    quiet_pycolmap().geometric_verification(path, verifier_options=verifier, two_view_geometry_options=options)
+    try:
+        quiet_pycolmap().geometric_verification(path, verifier_options=verifier, two_view_geometry_options=options)
+    except RuntimeError as error:  # on a full disk it can't open what it could before
+        raise StorageError(f"'{path}' can't be used as a database of COLMAP ({_first_line(error)}).") from error
 
 
 def read_database(path: Path) -> Content:
@@ -263,7 +291,7 @@ def _by_pair(
     stored: tuple[list[int], list[Any]], place: Mapping[int, int], rows_of: Callable[[Any], np.ndarray]
 ) -> dict[Pair, np.ndarray]:
     """Matches by pairs i < j of places, without the empty ones."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     found = {}
     for number, value in zip(*stored, strict=True):
