@@ -60,7 +60,7 @@ def held_for(run: Path, output: Path) -> Iterator[None]:
         yield
 
 
-def loaded(console: Console, run: Path, photos: Path | None) -> "tuple[Alignment, bool]":
+def loaded(console: "Console", run: Path, photos: Path | None) -> "tuple[Alignment, bool]":
     """The alignment of a run that is only looked at, with the photos that are there, and whether these are all.
 
     What is made of fewer than all is made again when the others are back.
