@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from asic3d.errors import ConfigError, MissingExtraError
+from asic3d.errors import ConfigError
+from asic3d.extras import load_extra
 from asic3d_integrations.batch.plan import Job
 from asic3d_integrations.batch.work import Outcome, align_collection, failed
 
@@ -49,11 +50,7 @@ def on_ray(jobs: Sequence[Job], address: str = "auto") -> Iterator[tuple[Job, Ou
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtraError("--ray needs Ray: pip install ray.") from None
-    return ray
+    return load_extra("ray", "--ray needs Ray", "ray")
 
 
 def _connect(ray: Any, address: str) -> None:
