@@ -318,7 +318,10 @@ def test_a_batch_that_is_ended_takes_its_processes_along(number, tmp_path):
         time.sleep(0.1)
     assert not Path(f"/proc/{child}").exists()
     if number != signal.SIGKILL:
-        assert process.returncode == 130 and "Give the same command to go on." in said
+        assert (
+            process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+            and "Give the same command to go on." in said
+        )
         assert states(read_json(tmp_path / "runs" / "batch.json")["collections"]) == {"mug": "waiting"}
 
 

@@ -1,8 +1,5 @@
 """``asic3d batch``: many collections, each into a run folder of its own."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +75,7 @@ def batch(
     mask_of = {} if masks is None else find_masks(masks, list(found))
     jobs, executor = _planned(found, mask_of, runs, config, strict, at_once, ray)
     console.after_interrupt = lambda: f"Stopped. What is finished is kept in '{runs}'. Give the same command to go on."
-    with _stopped_by_sigterm(), console.progress({"collections": "Aligning the collections"}) as progress:
+    with console.progress({"collections": "Aligning the collections"}) as progress:
         done: list[Event] = []
 
         def report(event: "Event") -> None:
@@ -121,24 +118,6 @@ def _planned(
     from asic3d_integrations.batch.ray_cluster import on_ray
 
     return jobs, lambda waiting: on_ray(waiting, ray)
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Lets a batch that the system ends stop as it does after Ctrl-C: its processes end, and its state is written."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _line(event: "Event") -> str:
