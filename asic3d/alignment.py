@@ -351,7 +351,8 @@ def align(
             an interrupted one of the same photos with the same settings goes on from there. It is deleted at the end.
 
     Raises:
-        AlignmentError: fewer than two photos, nothing in them can be matched, or the training went astray.
+        AlignmentError: fewer than two photos, nothing in them can be matched, the training went astray, or it would
+            take more than ``max_memory``.
         BackboneError: the network's weights are missing or wrong.
         ConfigError: the device is not there.
         StorageError: the cache or the checkpoint can't be written.
@@ -445,7 +446,7 @@ def _as_points(points: Any) -> Tensor:
 
 def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str) -> str:
     facts: Sequence[Any] = (
-        sorted(dataclasses.asdict(config).items()),
+        sorted(dataclasses.asdict(dataclasses.replace(config, max_memory=0.0)).items()),  # it changes no result
         [(photo.name, photo.sha256) for photo in collection.photos],
         [
             None if photo.mask is None else hashlib.sha256(photo.mask.tobytes()).hexdigest()

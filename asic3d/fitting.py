@@ -30,7 +30,7 @@ from asic3d.canonical import (
 )
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.errors import AlignmentError, StorageError
-from asic3d.features import FeatureMaps
+from asic3d.features import FeatureMaps, project
 from asic3d.orientations import MIRRORED, find_flips, oriented, pair_support, photo_support, unsure_of_flips
 from asic3d.storage import read_safetensors, write_safetensors
 
@@ -217,7 +217,7 @@ class Problem:
             AlignmentError: nothing in the photos can be matched.
         """
         axes, mean = maps.principal_axes(config.channels)
-        descriptors = F.normalize((maps.features.flatten(1, 2) - mean) @ axes, dim=2)
+        descriptors = F.normalize(project(maps.features.flatten(1, 2), axes, mean), dim=2)
         usable = object_cells(recurring, maps.valid)
         cells = pack_cells(usable)
         few, fewest = pack_cells(_thinned(usable, 2)), pack_cells(_thinned(usable, 4))

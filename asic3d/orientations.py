@@ -20,7 +20,7 @@ from asic3d.canonical import affine_map, robust_weight, start_affine
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig
 from asic3d.coordinates import cell_centres, photo_cells
-from asic3d.features import extract_oriented, principal_axes
+from asic3d.features import extract_oriented, principal_axes, project
 from asic3d.judgement import UNRELATED
 
 MIRRORED = 4
@@ -202,6 +202,7 @@ def stand_upright(
         valid = torch.stack([photo_cells(photo.size, grid) for photo in photos]).to(backbone.device)
         turned = extract_oriented(photos, backbone, side, grid, ways, cache)
         turns, sure = find_turns(turned, valid, config.partners)
+        del turned  # before the next ones are made
         if sure and not turns.any():
             break
     return turns
@@ -234,8 +235,8 @@ def look_mirrored(
     objects = F.interpolate(recurring[:, None], (grid, grid), mode="area")[:, 0]
     valid = torch.stack([photo_cells(photo.size, grid) for photo in collection.photos]).to(objects.device)
     objects = objects * valid + 1e-3 * valid
-    axes, mean = principal_axes(described[:, 0][valid])
-    plain, mirrored = F.normalize((described - mean) @ axes[:, :_CHANNELS], dim=-1).flatten(2, 3).unbind(1)
+    axes, mean = principal_axes(described[:, 0], valid)
+    plain, mirrored = F.normalize(project(described, axes[:, :_CHANNELS], mean), dim=-1).flatten(2, 3).unbind(1)
     cells = pack_cells(objects > torch.clamp(objects.amax((1, 2), keepdim=True) / 2, max=0.15))
     pairs = choose_pairs(plain, cells, config.partners)
     place = affine_map(oriented(start_affine(objects), turns), grid)
@@ -291,8 +292,8 @@ def find_turns(turned: Tensor, valid: Tensor, partners: int) -> tuple[Tensor, bo
         whether the pairs of photos are of one mind.
     """
     count, grid = len(turned), turned.shape[2]
-    axes, mean = principal_axes(turned[:, 0][valid])
-    described = F.normalize((turned - mean) @ axes[:, :_CHANNELS], dim=-1).flatten(2, 3).unbind(1)
+    axes, mean = principal_axes(turned[:, 0], valid)
+    described = F.normalize(project(turned, axes[:, :_CHANNELS], mean), dim=-1).flatten(2, 3).unbind(1)
     cells = pack_cells(valid)
     pairs = choose_pairs(described[0], cells, partners)
     square = cell_centres(grid, valid.device).double().expand(count, -1, -1)

@@ -281,8 +281,15 @@ def safetensors_bytes(tensors: Mapping[str, "Tensor"], metadata: dict[str, str] 
     """The content of a safetensors file with tensors of any device and layout."""
     from safetensors.torch import save
 
-    # Cloned, because safetensors refuses tensors that share memory.
-    return save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, metadata)
+    found: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        held = tensor.detach().cpu().contiguous()
+        place = held.untyped_storage().data_ptr()
+        # Safetensors refuses tensors that share memory; others are not copied: there may be gigabytes of them.
+        found[name] = held.clone() if place in places else held
+        places.add(place)
+    return save(found, metadata)
 
 
 def write_safetensors(

@@ -63,12 +63,16 @@ class Console:
     def warn(self, sentence: str) -> None:
         """Shows one sentence on stderr, above a progress bar where there is one, and remembers it."""
         self.warned.append(sentence)
+        self.note(f"Warning: {sentence}", "yellow")
+
+    def note(self, sentence: str, colour: str | None = None) -> None:
+        """Shows a line on stderr, above a progress bar where there is one."""
         if self.silent:
             return
         if self._live is not None:
-            self._live.print(f"Warning: {sentence}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            self._live.print(sentence, style=colour, markup=False, highlight=False, soft_wrap=True)
         else:
-            click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+            click.secho(sentence, fg=colour, err=True)
 
     def show(self, *renderables: "RenderableType") -> None:
         """Prints tables and texts of rich to stdout; nothing when silent."""

@@ -45,6 +45,7 @@ EXTRAS = {
     "open3d": ("open3d", "asic3d view --open3d"),
     "viser": ("viser", "asic3d view in 3-D"),
     "rerun-sdk": ("rerun", "asic3d view --rerun"),
+    "ray": ("ray", "asic3d batch --ray"),
 }
 """Package of an extra of asic3d -> module, and what it is for."""
 _SECONDS = 180.0  # a cold disk takes a minute to import torch
