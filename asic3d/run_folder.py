@@ -20,9 +20,10 @@ from asic3d.collection import Collection, Photo, load_photo
 from asic3d.config import AlignmentConfig
 from asic3d.correspondences import CanonicalSpace, canonical_space
 from asic3d.errors import CollectionError, ConfigError, StorageError
+from asic3d.journal import write_together
 from asic3d.optimisation import COLUMNS, Trained
 from asic3d.photo_folder import shown
-from asic3d.run_lock import claim_run
+from asic3d.run_lock import claim_run, settle_run
 from asic3d.storage import (
     ALIGN_AGAIN,
     FORMAT_VERSION,
@@ -33,7 +34,6 @@ from asic3d.storage import (
     read_safetensors,
     safetensors_bytes,
     sha256_of,
-    write_together,
 )
 
 TENSORS = "alignment.safetensors"
@@ -91,11 +91,9 @@ def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) 
     files[folder / TENSORS] = tensors
     digest = hashlib.sha256(tensors).hexdigest()
     files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, digest))
-    write_together(files)
+    write_together(files, folder=folder, without=sorted(stale))
     if alignment.origin is not None and alignment.origin.folder == folder.resolve():
         alignment.origin.tensors = digest
-    for path in stale:
-        path.unlink(missing_ok=True)
 
 
 def _losses_table(trained: Trained) -> bytes:
@@ -202,6 +200,7 @@ def read_alignment(folder: Path) -> Alignment:
         StorageError: no finished run, a damaged one, or one of a newer asic3d.
         CollectionError: a photo is gone or has changed since the run.
     """
+    settle_run(folder)
     run = read_run(folder)
     try:
         config = AlignmentConfig(**_mapping(run, "config", folder))

@@ -129,7 +129,7 @@ def run(words: list[str], world: Path, *, at: int = sys.maxsize, fault: str = ""
     start = time.perf_counter()
     child = os.fork()
     if child == 0:
-        _become(words, world, Hook(at, fault), said, count)
+        _become(words, world, at, fault, said, count)
     if after:
         waiting = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while time.perf_counter() - start < after and os.waitid(os.P_PID, child, waiting) is None:
@@ -139,17 +139,17 @@ def run(words: list[str], world: Path, *, at: int = sys.maxsize, fault: str = ""
     return Ended(code, int(count.read_text()), time.perf_counter() - start, said.read_text(errors="replace"))
 
 
-def _become(words: list[str], world: Path, hook: Hook, said: Path, count: Path) -> None:
+def _become(words: list[str], world: Path, at: int, fault: str, said: Path, count: Path) -> None:
     """The child: never returns."""
     code = 70
     try:
         counter, output = count.open("r+b", buffering=0), said.open("wb", buffering=0)
-        hook.count = 0  # those two do not count
         os.chdir(world)
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
         from asic3d_cli.main import main
 
+        hook = Hook(at, fault)
         try:
             main(words, prog_name="asic3d")
         except SystemExit as end:

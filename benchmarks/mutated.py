@@ -197,7 +197,7 @@ def _change_table(file: sqlite3.Connection, table: str, chance: random.Random) -
         columns = [row[1] for row in file.execute(f"PRAGMA table_info({table})")]
         column = chance.choice(columns)
         value: Any = chance.choice(
-            (chance.choice(_NUMBERS[:6]), chance.choice(_TEXTS[:10]), None, chance.randbytes(40))
+            (chance.choice(_NUMBERS[:5]), chance.choice(_TEXTS[:10]), None, chance.randbytes(40))
         )
         if isinstance(value, str):
             value = value.encode("utf-8", "surrogatepass") if "\ud800" in value else value

@@ -12,7 +12,15 @@ import numpy as np
 from asic3d.errors import ExportError, StorageError
 from asic3d.photo_folder import listed, shown
 from asic3d.tracks import MatchGraph, Pair
-from asic3d_integrations.colmap.database import HALF, Content, new_file, opened, quiet_pycolmap, read_database, refuse_existing
+from asic3d_integrations.colmap.database import (
+    HALF,
+    Content,
+    new_file,
+    opened,
+    quiet_pycolmap,
+    read_database,
+    refuse_existing,
+)
 
 _PATIENCE = 2.0  # seconds that a locked database is waited for
 COPY = "added.db"

@@ -169,7 +169,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with pycolmap.Database.open(path) as database:
             yield database
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, LookupError, MemoryError) as error:  # what damaged tables make it run into
         raise StorageError(f"'{path}' can't be used as a database of COLMAP ({_first_line(error)}).") from error
 
 

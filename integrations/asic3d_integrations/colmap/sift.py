@@ -1,7 +1,6 @@
 """Ordinary SIFT, by COLMAP: what good photos need no more than, and what flow is joined with."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image

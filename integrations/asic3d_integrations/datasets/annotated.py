@@ -207,7 +207,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise malformed(path, "it is no JSON") from error
     if not isinstance(content, dict):
         raise malformed(path, "it holds no JSON object")
