@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asic3d.errors import StorageError
 from asic3d.storage import clear_write_errors, inside, read_json, write_json
-from asic3d.temporaries import JOURNAL, TEMPORARY, temporary_file
+from asic3d.temporaries import JOURNAL, TEMPORARY, release, temporary_file
 
 
 def write_together(files: Mapping[Path, bytes], *, folder: Path | None = None, without: Collection[Path] = ()) -> None:
@@ -48,14 +48,19 @@ def write_together(files: Mapping[Path, bytes], *, folder: Path | None = None, w
 
 @contextlib.contextmanager
 def _journal(folder: Path, waiting: Mapping[Path, Path], without: Collection[Path]) -> Iterator[None]:
-    """A journal that is there as long as the block lasts."""
+    """A journal that is there as long as the block lasts, and stays where it ends half-way."""
     moves = [[temporary.name, path.relative_to(folder).as_posix()] for path, temporary in waiting.items()]
     write_json(folder / JOURNAL, {"move": moves, "remove": [path.relative_to(folder).as_posix() for path in without]})
     try:
         yield
-    finally:
-        with contextlib.suppress(OSError):
-            (folder / JOURNAL).unlink()
+    except BaseException:
+        if not all(temporary.exists() for temporary in waiting.values()):  # some are at their places
+            for temporary in waiting.values():
+                release(temporary)
+            raise
+        _forget(folder)
+        raise
+    _forget(folder)
 
 
 def finish_journal(folder: Path) -> None:
@@ -76,5 +81,9 @@ def finish_journal(folder: Path) -> None:
                     place.with_name(temporary).replace(place)
             for place in removed:
                 place.unlink(missing_ok=True)
+    _forget(folder)
+
+
+def _forget(folder: Path) -> None:
     with contextlib.suppress(OSError):
-        path.unlink()
+        (folder / JOURNAL).unlink()

@@ -42,6 +42,7 @@ LOSSES = "losses.csv"
 _FARTHEST = 1000
 """Canonical coordinates that no photo reaches; the object is about 2 wide."""
 _ROUNDING = 0.01  # of unit length, in 16 bits
+_ROUNDED = 1e-5  # what a share may have been above 1 in runs of earlier versions
 _Expected = dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]]
 _TRAINED: _Expected = {"image": (torch.float32, (4, "R", "R")), "losses": (torch.float32, (None, len(COLUMNS)))}
 """The tensors of a run whose maps were trained or refined."""
@@ -134,7 +135,7 @@ def _tensors(alignment: Alignment) -> dict[str, Tensor]:
             f"mask{i}": torch.from_numpy(np.round(mask * 255).astype(np.uint8))
             for i, mask in enumerate(alignment.masks)
         },
-        **({} if alignment.trained is None else vars(alignment.trained)),
+        **({} if alignment.trained is None else {name: getattr(alignment.trained, name) for name in _TRAINED}),
     }
 
 
@@ -287,7 +288,7 @@ def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expect
 def _check_values(tensors: dict[str, Tensor], folder: Path) -> None:
     """Refuses finite numbers that no alignment has: they would come out as points and pictures without a meaning."""
     for name in ("confidence", "foreground"):
-        if not bool(((tensors[name] >= 0) & (tensors[name] <= 1)).all()):
+        if not bool(((tensors[name] >= 0) & (tensors[name] <= 1 + _ROUNDED)).all()):
             raise _damaged(folder, f"its '{name}' does not lie between 0 and 1")
     if bool((tensors["canonical"].abs() > _FARTHEST).any()):
         raise _damaged(folder, f"its 'canonical' holds coordinates beyond {_FARTHEST}")

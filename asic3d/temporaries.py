@@ -88,7 +88,13 @@ def _hold(made: Path) -> bool:
 
 
 def _drop(made: Path) -> None:
-    _remove(made)
+    if made in _unfinished:
+        _remove(made)
+        release(made)
+
+
+def release(made: Path) -> None:
+    """Lets a temporary file stay where it is: a journal says what becomes of it."""
     opened = _unfinished.pop(made, None)
     if opened is not None:
         os.close(opened)

@@ -98,6 +98,8 @@ def work(pristine: Path, seed: int, only: str, numbers: Iterator[int], *, shown:
         shutil.copytree(pristine, world)
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        _check_examples(chosen, world)
+        _restore(world, pristine, hashes)
         for number in numbers:
             kind = chosen[number % len(chosen)]
             print(json.dumps([number, kind.name]), flush=True)
@@ -106,6 +108,14 @@ def work(pristine: Path, seed: int, only: str, numbers: Iterator[int], *, shown:
             signal.setitimer(signal.ITIMER_PROF, 0)
             print(json.dumps([number, kind.name, *found]), flush=True)
             _restore(world, pristine, hashes)
+
+
+def _check_examples(chosen: list, world: Path) -> None:
+    """Raises where an example is refused as it is: then nothing is learned from what is made of it."""
+    for kind in chosen:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kind.read(world)
 
 
 def watch(pristine: Path, seed: int, only: str, numbers: list[int]) -> Iterator[tuple[int, str, str, str]]:

@@ -150,6 +150,25 @@ def test_a_failure_leaves_no_journal(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_half_way_is_gone_on_with(tmp_path, monkeypatch, error):
+    """A renaming can fail too, where a folder has to grow for the longer name."""
+    real = Path.replace
+
+    def replace(self, to):
+        if to.name == "b":
+            raise error
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises((StorageError, KeyboardInterrupt)):
+        write_together({tmp_path / name: name.encode() for name in "abc"}, folder=tmp_path)
+    monkeypatch.undo()
+    clear_left(tmp_path)
+    settle_run(tmp_path)
+    assert content(tmp_path) == {"a": b"a", "b": b"b", "c": b"c"}
+
+
 def test_moving_a_folder_where_none_was(tmp_path):
     with temporary_folder(tmp_path / "export") as new:
         (new / "a").write_bytes(b"x")

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from asic3d.errors import Asic3dError
+from asic3d.photo_folder import shown
 
 Point = tuple[float, float]
 
@@ -21,7 +22,7 @@ def parse_point(text: str) -> Point:
     """
     parts = text.split(",")
     if len(parts) != 2:
-        raise ValueError(f"'{text}' is not a point; write X,Y in pixels, for example 120,80.")
+        raise ValueError(f"{shown(text)} is not a point; write X,Y in pixels, for example 120,80.")
     return _number(parts[0]), _number(parts[1])
 
 
@@ -58,7 +59,7 @@ def _columns(path: Path, first: list[str]) -> tuple[tuple[int, int], bool]:
     if "x" in names and "y" in names:
         return (names.index("x"), names.index("y")), True
     if all(_is_word(name) for name in names):
-        raise PointsError(f"The header of '{path}' is {','.join(first)}; it needs columns named x and y.")
+        raise PointsError(f"The header of '{path}' is {shown(','.join(first))}; it needs columns named x and y.")
     return (0, 1), False
 
 
@@ -74,7 +75,7 @@ def _point(path: Path, line: int, row: list[str], columns: tuple[int, int]) -> P
     try:
         return _number(row[columns[0]]), _number(row[columns[1]])
     except IndexError:
-        raise PointsError(f"'{path}', line {line}: found '{','.join(row)}', but x,y is needed.") from None
+        raise PointsError(f"'{path}', line {line}: found {shown(','.join(row))}, but x,y is needed.") from None
     except ValueError as error:
         raise PointsError(f"'{path}', line {line}: {error}") from None
 
@@ -83,7 +84,7 @@ def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"'{text.strip()}' is not a number.") from None
+        raise ValueError(f"{shown(text.strip())} is not a number.") from None
     if not math.isfinite(value):
-        raise ValueError(f"'{text.strip()}' is not a finite number.")
+        raise ValueError(f"{shown(text.strip())} is not a finite number.")
     return value
