@@ -211,7 +211,7 @@ def _read_run(world: Path) -> None:
             _finite(one)
         assert alignment.mask(name).shape == alignment.collection[name].size[::-1]
     _finite(alignment.canonical_grid.colour)
-    alignment.save(world / "again")
+    alignment.save(world / "again", overwrite=True)
 
 
 def _same_hash(world: Path) -> None:

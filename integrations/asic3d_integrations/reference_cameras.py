@@ -86,7 +86,7 @@ def _parse(path: Path, number: int, entry: Any) -> tuple[str, dict[str, np.ndarr
     for key, shape in _SHAPES.items():
         try:
             values[key] = np.asarray(entry.get(key), np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             values[key] = np.zeros(0)
         if values[key].shape != shape or not np.isfinite(values[key]).all():
             form = " x ".join(map(str, shape))
