@@ -14,6 +14,7 @@ from asic3d.best_buddies import find_best_buddies, propagate
 from asic3d.canonical import affine_map
 from asic3d.collection import Collection, Photo, load_photo
 from asic3d.config import Progress, ProgressCallback
+from asic3d.content import first_of_picture
 from asic3d.correspondences import as_stored, cell_confidence
 from asic3d.errors import AlignmentError, CollectionError
 from asic3d.foreground import quantised
@@ -57,7 +58,7 @@ def add_photos(
         progress: called with the stage ``adding`` after each photo.
 
     Raises:
-        CollectionError: a photo can't be used, or one of the same name is there.
+        CollectionError: a photo can't be used, one of the same name is there, or the file of one that is there is gone.
         AlignmentError: nothing in a photo can be matched, or a network maps the photos of this alignment.
     """
     started = time.perf_counter()
@@ -84,13 +85,17 @@ def add_photos(
 
 
 def _loaded(alignment: "Alignment", photos: Sequence[str | Path | Photo]) -> list[Photo]:
-    """All photos, before any work is done for one."""
+    """All photos, before any work is done for one; those that are there are compared with them."""
     loaded: list[Photo] = []
+    _ = [photo.pixels for photo in alignment.collection]
     for photo in photos:
         found = photo if isinstance(photo, Photo) else load_photo(photo)
         if found.name in alignment.names:
+            same = alignment.collection[found.name].sha256 == found.sha256
             raise CollectionError(
-                f"There is a photo {shown(found.name)} in this alignment already; rename the new one."
+                f"The photo {shown(found.name)} is in this alignment already; there is nothing to add."
+                if same
+                else f"There is another photo {shown(found.name)} in this alignment already; rename the new one."
             )
         if found.name in [other.name for other in loaded]:
             raise CollectionError(f"Two of the new photos are called {shown(found.name)}; rename one.")
@@ -156,11 +161,17 @@ def _as_stranger(alignment: "Alignment") -> "Alignment":
 
 
 def _judged_again(before: "Alignment", after: "Alignment", look: NewPhoto, by_pair: Tensor) -> "Alignment":
-    """The enlarged alignment with the figures and the warnings of all its photos."""
+    """The enlarged alignment with the figures and the warnings of all its photos.
+
+    A copy of a photo that is there agrees with it in everything, which says nothing: it leaves the figures as they are.
+    """
     config, space, count = after.config, after.space, len(look.pairs)
-    buddies = find_best_buddies(space.descriptors, look.few, look.pairs, space.canonical, config.match_prior)
-    agreeing_matches = int(agreeing(buddies, space.canonical).sum())
-    further = Further(count, float(by_pair.sum()), len(buddies), agreeing_matches)
+    quality, pairs = before.quality, before.pairs
+    if first_of_picture([photo.pixels for photo in after.collection])[-1] == len(after.names) - 1:
+        buddies = find_best_buddies(space.descriptors, look.few, look.pairs, space.canonical, config.match_prior)
+        agreeing_matches = int(agreeing(buddies, space.canonical).sum())
+        further = Further(count, float(by_pair.sum()), len(buddies), agreeing_matches)
+        quality, pairs = enlarged_quality(quality, pairs, further, _fitted(after)[1]), pairs + count
     stale, names, fits = set(fit_warnings(*_fitted(before))), *_fitted(after)
     warnings = (
         *(sentence for sentence in before.warnings if sentence not in stale),
@@ -170,8 +181,8 @@ def _judged_again(before: "Alignment", after: "Alignment", look: NewPhoto, by_pa
     )
     return dataclasses.replace(
         after,
-        quality=enlarged_quality(before.quality, before.pairs, further, fits),
-        pairs=before.pairs + count,
+        quality=quality,
+        pairs=pairs,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 
@@ -186,11 +197,19 @@ def _fitted(alignment: "Alignment") -> tuple[list[str], Tensor]:
 def with_outliers(alignment: "Alignment", collection: Collection, outliers: tuple[str, ...]) -> "Alignment":
     """The photos that show something else, placed as well as can be, and all photos in the collection's order again."""
     alignment = add_photos(alignment, [collection[name] for name in outliers], stranger=True)
-    order = [alignment.names.index(name) for name in collection.names]
+    ordered = with_photos(alignment, collection.names)
+    return dataclasses.replace(ordered, collection=collection, outliers=outliers)
+
+
+def with_photos(alignment: "Alignment", names: Sequence[str]) -> "Alignment":
+    """An alignment with these of its photos, in this order; each stays exactly where it is."""
+    order = [alignment.names.index(name) for name in names]
     space = alignment.space
     return dataclasses.replace(
         alignment,
-        collection=collection,
+        collection=dataclasses.replace(
+            alignment.collection, photos=tuple(alignment.collection.photos[index] for index in order)
+        ),
         space=dataclasses.replace(
             space,
             descriptors=space.descriptors[order],
@@ -201,7 +220,7 @@ def with_outliers(alignment: "Alignment", collection: Collection, outliers: tupl
         features=alignment.features[order],
         confidence=alignment.confidence[order],
         masks=tuple(alignment.masks[index] for index in order),
-        turns=tuple(alignment.turns[index] for index in order),
-        mirrored=tuple(alignment.mirrored[index] for index in order),
-        outliers=outliers,
+        turns=tuple(alignment.turns[index] for index in order if alignment.turns),
+        mirrored=tuple(alignment.mirrored[index] for index in order if alignment.mirrored),
+        outliers=tuple(name for name in alignment.outliers if name in names),
     )

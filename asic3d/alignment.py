@@ -137,6 +137,22 @@ class Alignment:
         return self.collection.sizes
 
     @property
+    def present(self) -> "Alignment":
+        """This alignment without the photos whose files are gone; its figures are still those of all photos.
+
+        Raises:
+            CollectionError: fewer than two photos are there.
+        """
+        absent = self.collection.absent
+        if not absent:
+            return self
+        if len(self.names) - len(absent) < 2:
+            _ = [photo.pixels for photo in self.collection]  # the first one that is gone says so
+        from asic3d.adding import with_photos
+
+        return with_photos(self, [name for name in self.names if name not in absent])
+
+    @property
     def canonical(self) -> Tensor:
         """(N, G, G, 2) float32: canonical coordinate of every cell; the object is about 2 wide, around (0, 0)."""
         return self._on_grid(self.space.canonical)
@@ -165,7 +181,7 @@ class Alignment:
         """The parts of a photo, drawn to its edges: (H, W) int8 of the original upright size; -1 = not the object.
 
         Args:
-            name: the photo.
+            name: the photo. One that shows something else (``outliers``) has no parts.
             mask: (h, w) uint8, 255 = object: a mask of the size that is wanted, in place of :meth:`mask`.
 
         Raises:
@@ -173,6 +189,8 @@ class Alignment:
         """
         index = self.collection.index(name)
         wanted = self.mask(name) if mask is None else mask
+        if self.names[index] in self.outliers:  # it does not show the object
+            return np.full(wanted.shape, -1, np.int8)
         return full_parts(self.collection[index], self._part_shares[index], wanted)
 
     def propagate(self, edit: "str | Path | np.ndarray", *, source: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -295,16 +313,23 @@ class Alignment:
         save_alignment(self, Path(folder), overwrite=overwrite, others=others or {})
 
 
-def load_alignment(folder: str | Path) -> Alignment:
+def load_alignment(folder: str | Path, *, photos: str | Path | None = None) -> Alignment:
     """Reads an alignment that :meth:`Alignment.save` wrote.
+
+    A photo whose file is gone is warned of (CollectionWarning): its points are answered all the same, and what needs
+    its pixels, such as :meth:`Alignment.mask`, raises a CollectionError.
+
+    Args:
+        folder: the run folder.
+        photos: the folder where the photos are now, if they are not where they were.
 
     Raises:
         StorageError: there is none, it is damaged, or a newer asic3d made it.
-        CollectionError: a photo is gone or has changed since the run.
+        CollectionError: a photo has changed since the run, or there is no such folder of photos.
     """
     from asic3d.run_folder import read_alignment
 
-    return read_alignment(Path(folder))
+    return read_alignment(Path(folder), None if photos is None else Path(photos))
 
 
 def align(

@@ -2,16 +2,17 @@
 
 import difflib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from asic3d.config import Progress, ProgressCallback
-from asic3d.content import first_of_picture, holds_shapes, one_colour, same_picture
+from asic3d.content import first_of_picture, grainy, holds_shapes, one_colour, same_picture
 from asic3d.decoding import Decoded, UnreadableError, decode, decode_mask, quiet_pillow
 from asic3d.errors import CollectionError, CollectionWarning
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
@@ -82,6 +83,41 @@ class Photo:
         return decoded
 
 
+class AbsentPhoto(Photo):
+    """A photo whose file is not there: what is known of it can be used, its pixels and its mask can't.
+
+    Points of it are still answered; whatever needs ``pixels`` or ``read`` raises a CollectionError that says where the
+    file was looked for.
+    """
+
+    def __init__(self, name: str, path: Path, size: tuple[int, int], sha256: str, duplicate_of: str | None = None):
+        known = {"name": name, "path": path, "size": size, "sha256": sha256, "duplicate_of": duplicate_of}
+        for key, value in known.items():
+            object.__setattr__(self, key, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "pixels":
+            raise self._gone()
+        raise AttributeError(name)
+
+    def read_mask(self) -> np.ndarray | None:
+        """Raises a CollectionError: the mask is of the photo's pixels."""
+        raise self._gone()
+
+    def _decode_again(self, longest: int) -> Decoded:
+        raise self._gone()
+
+    def _gone(self) -> CollectionError:
+        return CollectionError(
+            f"The photo {shown(self.name)} of this run is gone: there is no file '{self.path}'. {put_back()}"
+        )
+
+
+def put_back(what: str = "it") -> str:
+    """What to do about photos that are gone, as a sentence."""
+    return f"Put {what} back, or say with --photos DIR (photos=DIR in Python) where the photos are now."
+
+
 @dataclass(frozen=True, eq=False)
 class Collection:
     """The photos of a folder, in natural order of their names.
@@ -107,6 +143,11 @@ class Collection:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Width and height of each original upright photo, pixels."""
         return tuple(photo.size for photo in self.photos)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the photos whose files are gone since they were aligned."""
+        return tuple(photo.name for photo in self.photos if isinstance(photo, AbsentPhoto))
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -207,10 +248,22 @@ def load_photo(path: str | Path, *, name: str | None = None, mask: str | Path | 
     """
     path = Path(path).absolute()
     name = name or path.name
+    if _is(path.is_dir):
+        raise CollectionError(f"'{path}' is a folder. Give the photos in it, file by file: 'FOLDER/*.jpg' in a shell.")
+    if not _is(path.exists):
+        raise CollectionError(f"There is no file '{path}'. Give the path of a photo.")
     try:
         return _load(path, name, None if mask is None else Path(mask).absolute())
     except UnreadableError as error:
         raise CollectionError(f"The photo {shown(name)} can't be used: {error}.") from error
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """A test of a path, False where it can't be made: no permission, or longer than paths can be."""
+    try:
+        return test()
+    except (OSError, ValueError):
+        return False
 
 
 def _folder(folder: str | Path, content: str) -> Path:
@@ -327,7 +380,10 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
     flat = [photo.name for photo in bare if one_colour(photo.pixels)]
     if flat:
         notes.append(f"Of one colour all over, so that nothing can be matched in it: {listed(flat)}.")
-    noise = [photo.name for photo in bare if photo.name not in flat]
+    smooth = [photo.name for photo in bare if photo.name not in flat and not grainy(photo.pixels)]
+    if smooth:
+        notes.append(f"Nothing but smooth shading, without a shape that could be matched: {listed(smooth)}.")
+    noise = [photo.name for photo in bare if photo.name not in (*flat, *smooth)]
     if noise:
         notes.append(f"Nothing but grain, without a shape that could be matched: {listed(noise)}.")
     unmasked = [photo.name for photo in photos if photo.mask is None]

@@ -47,6 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 paper's value by default."""
 
 
+_HOW_TO_WRITE = "Write one 'name = value' on each line."
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 """Type of a setting -> what it takes, in words."""
 
@@ -149,7 +150,7 @@ def _checked(item: dataclasses.Field, value: Any) -> Any:
         value = str(value)
     kinds = (int, float) if wanted is float else wanted
     if not isinstance(value, kinds) or (wanted is not bool and isinstance(value, bool)):
-        raise ConfigError(f"The setting '{item.name}' takes {_KINDS[wanted]}, not {value!r}.")
+        raise ConfigError(f"The setting '{item.name}' takes {_taken(item, wanted)}, not {value!r:.80}.")
     low, high, choices = (item.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
         raise ConfigError(f"The setting '{item.name}' must be one of: {', '.join(choices)}; '{value}' is not.")
@@ -200,8 +201,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
         found = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"The settings '{path}' can't be read ({error.strerror or error}). Check the path.") from None
-    except (ValueError, RecursionError) as error:  # bad UTF-8, bad TOML
-        raise ConfigError(f"'{path}' is not valid TOML ({error}). Write one 'name = value' on each line.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"'{path}' is not valid TOML (it is no text file). {_HOW_TO_WRITE}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"'{path}' is not valid TOML ({error}). {_HOW_TO_WRITE}") from None
     try:
         _check_names(found)
         for name, value in found.items():
@@ -230,4 +233,11 @@ def _parse(name: str, wanted: type, value: Any) -> Any:
     try:
         return words[value.lower()] if wanted is bool else wanted(value)
     except (ValueError, KeyError):
-        raise ConfigError(f"The setting '{name}' takes {_KINDS[wanted]}, not '{value}'.") from None
+        item = next(item for item in dataclasses.fields(AlignmentConfig) if item.name == name)
+        raise ConfigError(f"The setting '{name}' takes {_taken(item, wanted)}, not '{value}'.") from None
+
+
+def _taken(item: dataclasses.Field, wanted: type) -> str:
+    """What a setting takes, in words, with its range."""
+    low, high = item.metadata["low"], item.metadata["high"]
+    return _KINDS[wanted] + (f" from {_number(low)} to {_number(high)}" if math.isfinite(high) else "")

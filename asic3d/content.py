@@ -43,14 +43,27 @@ def holds_shapes(pixels: np.ndarray) -> bool:
         >>> holds_shapes(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
         False
     """
+    shapes = _without_shading(_block_means(pixels)[0])
+    return bool(np.ptp(shapes, axis=(0, 1)).max() > _FLAT) and not grainy(pixels)
+
+
+def grainy(pixels: np.ndarray) -> bool:
+    """Whether a photo is grain: its neighbouring pixels share next to nothing.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+    """
+    means, block = _block_means(pixels)
+    least = max(_LEFT, _ABOVE_NOISE / block**2)
+    return bool(means.var((0, 1)).sum() <= least * pixels.var((0, 1)).sum())
+
+
+def _block_means(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """(h', w', 3) float32 means over blocks of a photo, and the side of a block, pixels."""
     height, width = pixels.shape[:2]
     block = max(_SMALLEST_BLOCK, max(height, width) / _BLOCKS)
     size = (max(1, round(width / block)), max(1, round(height / block)))
-    means = cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    if np.ptp(_without_shading(means), axis=(0, 1)).max() <= _FLAT:
-        return False
-    least = max(_LEFT, _ABOVE_NOISE / block**2)
-    return bool(means.var((0, 1)).sum() > least * pixels.var((0, 1)).sum())
+    return cv2.resize(pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA), block
 
 
 def _without_shading(values: np.ndarray) -> np.ndarray:

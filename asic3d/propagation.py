@@ -67,7 +67,7 @@ def propagate(alignment: "Alignment", edit: "str | Path | np.ndarray", source: s
     Returns:
         An iterator, which works photo by photo, over each photo's name and its layer: (height, width, 4) uint8 RGBA,
         not premultiplied, of the photo's original upright size. The edited photo's own layer is the edit exactly.
-        Photos come in their order.
+        Photos come in their order; one whose file is gone is passed over.
 
     Raises:
         EditError: the edit can't be read, has no transparency, or has other proportions than its photo.
@@ -85,6 +85,8 @@ def propagate(alignment: "Alignment", edit: "str | Path | np.ndarray", source: s
 def _layers(alignment: "Alignment", layer: np.ndarray, source: str) -> Iterator[tuple[str, np.ndarray]]:
     pyramid = _pyramid(_premultiplied(layer))
     for name in alignment.names:
+        if name in alignment.collection.absent:
+            continue
         if name == source:
             yield name, layer
             continue

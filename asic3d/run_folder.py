@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,14 +17,15 @@ import torch
 from torch import Tensor
 
 from asic3d.alignment import Alignment, Origin, Placing
-from asic3d.collection import Collection, Photo, load_photo
-from asic3d.config import AlignmentConfig
+from asic3d.collection import AbsentPhoto, Collection, Photo, load_photo, put_back
 from asic3d.correspondences import CanonicalSpace, canonical_space
-from asic3d.errors import CollectionError, ConfigError, StorageError
+from asic3d.errors import CollectionError, CollectionWarning, StorageError
 from asic3d.journal import write_together
 from asic3d.optimisation import COLUMNS, Trained
-from asic3d.photo_folder import shown
+from asic3d.photo_folder import listed, shown
+from asic3d.run_facts import RunFacts
 from asic3d.run_lock import claim_run, settle_run
+from asic3d.run_products import set_aside
 from asic3d.storage import (
     ALIGN_AGAIN,
     FORMAT_VERSION,
@@ -59,23 +61,34 @@ def save_alignment(
     """
     with claim_run(folder, overwrite=overwrite):
         _check_unchanged(alignment, folder)
+        replaced, before = (folder / RUN_FILE).is_file(), _tensors_of(folder)
         _write_all(alignment, folder, others)
+        if replaced and before != _tensors_of(folder) and not _is_from(alignment, folder):
+            set_aside(folder, {Path(name).parts[0] for name in others})
 
 
 def _check_unchanged(alignment: Alignment, folder: Path) -> None:
     """Refuses to write over what somebody else has changed since the alignment was read from there."""
-    origin = alignment.origin
-    if origin is None or origin.folder != folder.resolve():
-        return
-    try:
-        found = read_run(folder).get("tensors_sha256")
-    except StorageError:  # gone or damaged: nothing can be lost
-        return
-    if found != origin.tensors:
+    found = _tensors_of(folder)  # gone or damaged: nothing can be lost
+    if alignment.origin is not None and _is_from(alignment, folder) and found not in (None, alignment.origin.tensors):
         raise StorageError(
             f"The run in '{folder}' was changed by somebody else since it was loaded: nothing was written. Load it "
             "again and repeat what you did."
         )
+
+
+def _is_from(alignment: Alignment, folder: Path) -> bool:
+    """Whether an alignment was read from this run folder, and is that run or more of it."""
+    return alignment.origin is not None and alignment.origin.folder == folder.resolve()
+
+
+def _tensors_of(folder: Path) -> str | None:
+    """SHA-256 of the tensors of the run in a folder; None where no run can be read."""
+    try:
+        found = read_run(folder).get("tensors_sha256")
+    except StorageError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) -> None:
@@ -93,7 +106,7 @@ def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) 
     digest = hashlib.sha256(tensors).hexdigest()
     files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, digest))
     write_together(files, folder=folder, without=sorted(stale))
-    if alignment.origin is not None and alignment.origin.folder == folder.resolve():
+    if alignment.origin is not None and _is_from(alignment, folder):
         alignment.origin.tensors = digest
 
 
@@ -113,7 +126,7 @@ def _mask_files(folder: Path, names: "tuple[str, ...] | list[str]") -> Iterator[
 def _old_masks(folder: Path) -> set[Path]:
     """The masks of the run that is replaced; none where it can't be read or names what is no file in the folder."""
     try:
-        return set(_mask_files(folder, [_text(photo, "name") for photo in _photos(read_run(folder), folder)]))
+        return set(_mask_files(folder, [entry["name"] for entry in RunFacts(folder).photos()]))
     except StorageError:
         return set()
 
@@ -194,22 +207,24 @@ def _versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def read_alignment(folder: Path) -> Alignment:
-    """The opposite of :func:`save_alignment`.
+def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
+    """The opposite of :func:`save_alignment`; a photo that is gone is warned of.
+
+    Args:
+        folder: the run folder.
+        photos: the folder where the photos are now; None: where they were.
 
     Raises:
         StorageError: no finished run, a damaged one, or one of a newer asic3d.
-        CollectionError: a photo is gone or has changed since the run.
+        CollectionError: a photo has changed since the run, or there is no such folder of photos.
     """
     settle_run(folder)
-    run = read_run(folder)
-    try:
-        config = AlignmentConfig(**_mapping(run, "config", folder))
-    except (ConfigError, TypeError) as error:
-        raise _damaged(folder, f"its settings can't be used ({error})") from None
-    collection = _load_photos(run, folder)
+    facts = RunFacts(folder)
+    config, entries = facts.config(), facts.photos()
+    facts.check_versions()
+    collection = _load_photos(facts, photos)
     trained = config.mapping == "network" or config.refine_steps > 0
-    tensors = _read_tensors(run, folder, len(collection), _TRAINED if trained else {})
+    tensors = _read_tensors(facts, len(collection), _TRAINED if trained else {})
     count = len(collection)
     places = (tensors["canonical"], tensors["foreground"], tensors["valid"])
     if config.mapping == "network":
@@ -224,42 +239,28 @@ def read_alignment(folder: Path) -> Alignment:
         confidence=tensors["confidence"].reshape(count, space.grid, space.grid),
         masks=tuple(tensors[f"mask{i}"].numpy().astype(np.float32) / 255 for i in range(count)),
         placing=Placing(
-            tuple(tensors[f"centre{i}"] for i in range(_whole_number(run, "taps", folder, 1000))),
+            tuple(tensors[f"centre{i}"] for i in range(facts.whole_number("taps", 1000))),
             tensors["projection"],
             tensors["mean"],
             tensors["classifier"],
             config.weights,
         ),
-        quality=_numbers(run, "quality", folder),
-        timings=_numbers(run, "seconds", folder),
-        warnings=_texts(run, "warnings", folder),
-        backbone=_text(run, "backbone", folder),
-        device=_text(run, "device", folder),
+        quality=facts.numbers("quality"),
+        timings=facts.numbers("seconds"),
+        warnings=facts.texts("warnings"),
+        backbone=facts.backbone(),
+        device=facts.device(),
         trained=Trained(**{name: tensors[name] for name in _TRAINED}) if trained else None,
-        turns=tuple(_quarters(entry, folder) for entry in _photos(run, folder)),
-        mirrored=tuple(_flag(entry, "mirrored", folder) for entry in _photos(run, folder)),
-        outliers=tuple(_text(entry, "name") for entry in _photos(run, folder) if _flag(entry, "outlier", folder)),
-        pairs=_whole_number(run, "pairs", folder, 10**6) if "pairs" in run else count * (count - 1) // 2,
-        origin=Origin(folder.resolve(), _text(run, "tensors_sha256", folder)),
+        turns=tuple(entry.get("turned", 0) for entry in entries),
+        mirrored=tuple(entry.get("mirrored", False) for entry in entries),
+        outliers=tuple(entry["name"] for entry in entries if entry.get("outlier")),
+        pairs=facts.whole_number("pairs", 10**6, default=count * (count - 1) // 2),
+        origin=Origin(folder.resolve(), facts.text("tensors_sha256")),
     )
 
 
-def _quarters(entry: dict[str, Any], folder: Path) -> int:
-    turns = entry.get("turned", 0)
-    if not isinstance(turns, int) or isinstance(turns, bool) or not 0 <= turns <= 3:
-        raise _damaged(folder, f"a photo's 'turned' is {turns!r}")
-    return turns
-
-
-def _flag(entry: dict[str, Any], key: str, folder: Path) -> bool:
-    value = entry.get(key, False)
-    if not isinstance(value, bool):
-        raise _damaged(folder, f"a photo's '{key}' is {value!r}")
-    return value
-
-
-def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expected) -> dict[str, Tensor]:
-    grid = _whole_number(run, "grid", folder, 256)
+def _read_tensors(facts: RunFacts, count: int, others: _Expected) -> dict[str, Tensor]:
+    grid, path = facts.whole_number("grid", 256), facts.folder / TENSORS
     cells = grid**2
     expected: _Expected = {
         **others,
@@ -273,120 +274,91 @@ def _read_tensors(run: dict[str, Any], folder: Path, count: int, others: _Expect
         "mean": (torch.float32, ("C",)),
         "classifier": (torch.float64, (None,)),
     }
-    expected |= {f"centre{i}": (torch.float32, (None,)) for i in range(_whole_number(run, "taps", folder, 1000))}
+    expected |= {f"centre{i}": (torch.float32, (None,)) for i in range(facts.whole_number("taps", 1000))}
     expected |= {f"mask{i}": (torch.uint8, (None, None)) for i in range(count)}
-    tensors = read_safetensors(folder / TENSORS, expected, remedy=ALIGN_AGAIN)
-    _check_values(tensors, folder)
+    tensors = read_safetensors(path, expected, remedy=ALIGN_AGAIN)
+    _check_values(tensors, facts)
     channels = len(tensors["mean"])
     if len(tensors["classifier"]) != channels + 1 or any(not tensors[f"mask{i}"].numel() for i in range(count)):
-        raise _damaged(folder, f"'{TENSORS}' does not fit together")
-    if sha256_of(folder / TENSORS) != run.get("tensors_sha256"):
-        raise _damaged(folder, f"'{TENSORS}' is not the file that was saved with it")
+        raise facts.damaged(f"'{TENSORS}' does not fit together")
+    if sha256_of(path) != facts.text("tensors_sha256"):
+        raise facts.damaged(f"'{TENSORS}' is not the file that was saved with it")
     return tensors
 
 
-def _check_values(tensors: dict[str, Tensor], folder: Path) -> None:
+def _check_values(tensors: dict[str, Tensor], facts: RunFacts) -> None:
     """Refuses finite numbers that no alignment has: they would come out as points and pictures without a meaning."""
     for name in ("confidence", "foreground"):
         if not bool(((tensors[name] >= 0) & (tensors[name] <= 1 + _ROUNDED)).all()):
-            raise _damaged(folder, f"its '{name}' does not lie between 0 and 1")
+            raise facts.damaged(f"its '{name}' does not lie between 0 and 1")
     if bool((tensors["canonical"].abs() > _FARTHEST).any()):
-        raise _damaged(folder, f"its 'canonical' holds coordinates beyond {_FARTHEST}")
+        raise facts.damaged(f"its 'canonical' holds coordinates beyond {_FARTHEST}")
     for name in ("descriptors", "features"):
         lengths = tensors[name].float().norm(dim=2)
         if tensors[name].shape[2] and bool(((lengths - 1).abs() > _ROUNDING).any()):
-            raise _damaged(folder, f"its '{name}' are not of unit length")
+            raise facts.damaged(f"its '{name}' are not of unit length")
 
 
-def _load_photos(run: dict[str, Any], folder: Path) -> Collection:
-    entries = _photos(run, folder)
-    root = _photo_folder(run, folder)
-    photos = tuple(_load_photo(entry, root, folder) for entry in entries)
-    left_out = _mapping(run, "left_out", folder)
-    return Collection(
-        root, photos, {str(k): str(v) for k, v in left_out.items()}, _texts(run, "collection_warnings", folder)
-    )
+def _load_photos(facts: RunFacts, moved: Path | None) -> Collection:
+    root = _photo_folder(facts, moved)
+    photos = tuple(_load_photo(entry, root, facts.folder, moved is not None) for entry in facts.photos())
+    collection = Collection(root, photos, facts.named_texts("left_out"), facts.texts("collection_warnings"))
+    if collection.absent:
+        warnings.warn(_gone(collection), CollectionWarning, stacklevel=4)
+    return collection
 
 
-def _photo_folder(run: dict[str, Any], folder: Path) -> Path:
-    """Where the photos were, or, when run and photos were moved together, where they are from here."""
-    root = Path(_text(run, "photo_folder", folder))
+def _gone(collection: Collection) -> str:
+    """What is said of the photos that are gone."""
+    absent = collection.absent
+    if len(absent) == 1:
+        photo = collection[absent[0]]
+        found, them, their = (
+            f"The photo {shown(photo.name)} of this run is gone: there is no file '{photo.path}'.",
+            "it",
+            "its",
+        )
+    elif len(absent) < len(collection):
+        found, them, their = f"Photos of this run are gone: {listed(absent)}.", "them", "their"
+    else:
+        found, them, their = f"The photos of this run are gone: they were in '{collection.root}'.", "them", "their"
+    return f"{found} {put_back(them)} Until then what needs {their} pixels is left out."
+
+
+def _photo_folder(facts: RunFacts, moved: Path | None) -> Path:
+    """Where the photos are said to be; else where they were, or, when they moved with the run, are from here."""
+    if moved is not None:
+        if not _is_there(moved.is_dir):
+            raise CollectionError(f"There is no folder '{moved}'. Give the folder that holds the photos of the run.")
+        return moved.absolute()
+    root, from_here = Path(facts.text("photo_folder")), facts.text("photo_folder_from_here")
     if _is_there(root.is_dir):
         return root
     try:
-        return (folder / _text(run, "photo_folder_from_here", folder)).resolve()
+        return (facts.folder / from_here).resolve()
     except (OSError, ValueError, RuntimeError):  # no path at all, or a link that leads to itself
-        raise _damaged(folder, "its 'photo_folder_from_here' is no path") from None
+        raise facts.damaged("its 'photo_folder_from_here' is no path") from None
 
 
 def _is_there(look: Callable[[], bool]) -> bool:
     """What ``look`` says; False where looking is not permitted, or the path is longer than paths can be."""
     try:
         return look()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
-def _load_photo(entry: dict[str, Any], root: Path, folder: Path) -> Photo:
-    name = _text(entry, "name", folder)
-    path = Path(_text(entry, "path", folder)) if "path" in entry else inside(root, name, follow_links=True)
-    if not _is_there(path.is_file):
-        raise CollectionError(
-            f"The photo {shown(name)} of this run is gone: there is no file '{path}'. Put it back, or align again."
-        )
+def _load_photo(entry: dict[str, Any], root: Path, folder: Path, moved: bool) -> Photo:
+    """A photo of the run, in the photo folder or where it was added from; absent where it is in neither."""
+    name, size = entry["name"], (entry["size"][0], entry["size"][1])
     mask = inside(folder, f"{MASKS}/{name}.png") if entry.get("mask_given") is True else None
+    places = [inside(root, name, follow_links=True)]
+    if "path" in entry:
+        places.insert(len(places) if moved else 0, Path(entry["path"]))
+    path = next((place for place in places if _is_there(place.is_file)), None)
+    if path is None:
+        return AbsentPhoto(name, places[0], size, entry["sha256"], entry.get("duplicate_of"))
     photo = load_photo(path, name=name, mask=mask)
-    if photo.sha256 != entry.get("sha256") or list(photo.size) != entry.get("size"):
+    if photo.sha256 != entry["sha256"] or photo.size != size:
         raise CollectionError(f"The photo {shown(name)} has changed since this run; align again with --overwrite.")
-    duplicate = entry.get("duplicate_of")
-    return dataclasses.replace(photo, duplicate_of=duplicate if isinstance(duplicate, str) else None)
-
-
-def _photos(run: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    entries = run.get("photos")
-    if not isinstance(entries, list) or len(entries) < 2 or not all(isinstance(entry, dict) for entry in entries):
-        raise _damaged(folder, "it lists no photos")
-    names = [_text(entry, "name", folder) for entry in entries]
-    if len(set(names)) < len(names):
-        raise _damaged(folder, "it lists a photo twice")
-    return entries
-
-
-def _text(values: dict[str, Any], key: str, folder: Path | None = None) -> str:
-    value = values.get(key)
-    if not isinstance(value, str):
-        raise _damaged(folder, f"its '{key}' is no text")
-    return value
-
-
-def _texts(values: dict[str, Any], key: str, folder: Path) -> tuple[str, ...]:
-    found = values.get(key)
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        raise _damaged(folder, f"its '{key}' is no list of texts")
-    return tuple(found)
-
-
-def _mapping(values: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
-    found = values.get(key)
-    if not isinstance(found, dict):
-        raise _damaged(folder, f"its '{key}' is missing")
-    return found
-
-
-def _numbers(values: dict[str, Any], key: str, folder: Path) -> dict[str, float]:
-    found = _mapping(values, key, folder)
-    if not all(isinstance(value, int | float) and abs(value) < 1e300 for value in found.values()):
-        raise _damaged(folder, f"its '{key}' holds more than numbers")
-    return {name: float(value) for name, value in found.items()}
-
-
-def _whole_number(values: dict[str, Any], key: str, folder: Path, largest: int) -> int:
-    value = values.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= largest:
-        raise _damaged(folder, f"its '{key}' is {value!r}")
-    return value
-
-
-def _damaged(folder: Path | None, why: str) -> StorageError:
-    place = f"The run in '{folder}'" if folder else "The run"
-    return StorageError(f"{place} is damaged: {why}. {ALIGN_AGAIN}")
+    return dataclasses.replace(photo, duplicate_of=entry.get("duplicate_of"))

@@ -65,15 +65,18 @@ def settle_run(folder: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def claim_run(folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[None]:
+def claim_run(
+    folder: str | Path, *, overwrite: bool = False, resume: bool = False, photos: Path | None = None
+) -> Iterator[None]:
     """Makes a run folder ready to be written (:func:`asic3d.storage.prepare_output`) and holds it.
 
     Raises:
         StorageError: as both.
     """
-    prepare_output(folder, overwrite=overwrite, resume=resume)  # no lock is put into a folder that is not ours
+    wanted = {"overwrite": overwrite, "resume": resume, "photos": photos}
+    prepare_output(folder, **wanted)  # no lock is put into a folder that is not ours
     with hold_run(folder):
-        prepare_output(folder, overwrite=overwrite, resume=resume)  # somebody else may just have finished there
+        prepare_output(folder, **wanted)  # somebody else may just have finished there
         yield
 
 

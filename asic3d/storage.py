@@ -26,6 +26,7 @@ FORMAT_VERSION = 1
 """Version of the run folder that is written; a newer one is not read."""
 RUN_FILE = "run.json"
 MARKER = ".asic3d"
+_MARKED = "A run folder of asic3d.\n"
 MAKE_AGAIN = "Delete it and make it again."
 ALIGN_AGAIN = "Align the photos again with --overwrite."
 """What to do about a damaged run."""
@@ -199,15 +200,27 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not _is_file(folder / RUN_FILE):
         if _is_file(folder / MARKER):
+            photos = _noted_photos(folder)
+            known = "" if photos else ", PHOTOS being its photo folder"
             raise StorageError(
-                f"The run in '{folder}' did not finish. Go on with it, PHOTOS being its photo folder: "
-                f"asic3d align PHOTOS -o {shlex.quote(str(folder))} --resume"
+                f"The run in '{folder}' did not finish. Go on with it{known}: "
+                f"asic3d align {photos or 'PHOTOS'} -o {shlex.quote(str(folder))} --resume"
             )
         raise StorageError(f"'{folder}' is no run folder: it holds no {RUN_FILE}. Make one with 'asic3d align PHOTOS'.")
     run = read_json(folder / RUN_FILE, remedy=ALIGN_AGAIN)
     if "format_version" not in run:
         raise _damaged(folder / RUN_FILE, "it has no format_version", ALIGN_AGAIN)
     return run
+
+
+def _noted_photos(folder: Path) -> str:
+    """The photo folder of an unfinished run, for a shell; '' where it is not known."""
+    try:
+        with (folder / MARKER).open("rb") as file:
+            noted = file.read(5000).decode().removeprefix(_MARKED)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return shlex.quote(noted) if noted and noted.isprintable() and Path(noted).is_dir() else ""
 
 
 def _no_constant(name: str) -> None:
@@ -327,7 +340,9 @@ def _short(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+def prepare_output(
+    folder: str | Path, *, overwrite: bool = False, resume: bool = False, photos: Path | None = None
+) -> None:
     """Makes a run folder ready to be written, and refuses early what would fail or destroy something later.
 
     Nothing is deleted: the files of an earlier run stay until the new ones replace them.
@@ -336,6 +351,7 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
         folder: the run folder; made when it is missing.
         overwrite: a finished run there may be replaced.
         resume: an interrupted run there is to be gone on with; a finished one is replaced with ``overwrite`` alone.
+        photos: the folder of its photos, noted so that it can be named should the run not be finished.
 
     Raises:
         StorageError: a finished run is there and may not be replaced, other things are, or it is not writable.
@@ -355,4 +371,5 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
         raise StorageError(
             f"'{folder}' holds other files, such as {min(others)!r}. Choose an empty or new folder for the run with -o."
         )
-    atomic_write(folder / MARKER, lambda file: file.write(b"A run folder of asic3d.\n"))
+    content = _MARKED + (str(photos.absolute()) if photos else "")
+    atomic_write(folder / MARKER, lambda file: file.write(content.encode("utf-8", "surrogateescape")))

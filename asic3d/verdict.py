@@ -1,8 +1,11 @@
 """An alignment's figures in plain words: what each means, and whether it is good."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
+
+from asic3d.photo_folder import listed
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -77,6 +80,9 @@ STAGES = {
 
 
 _TELLS_NOTHING = "Tells nothing here: where photos hold nothing to compare, place by place everything agrees."
+_UNTRAINED = "Tells nothing here: one network's map agrees with itself from the start, also before it is trained."
+_OF_MATCHES = ("agreeing_matches", "matches_per_pair")
+"""The figures that are about the matches: they tell also where the map does not."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +97,19 @@ class Figure:
 
 def quality_figures(alignment: "Alignment") -> tuple[Figure, ...]:
     """Every quality figure of an alignment, explained."""
-    nothing = _tells_nothing(alignment)
-    return tuple(_figure(name, value, nothing) for name, value in alignment.quality.items())
+    nothing = _TELLS_NOTHING if _tells_nothing(alignment) else ""
+    map_alone = nothing or (_UNTRAINED if _untrained(alignment) else "")
+    return tuple(
+        _figure(name, value, nothing if name in _OF_MATCHES else map_alone) for name, value in alignment.quality.items()
+    )
 
 
-def _figure(name: str, value: float, nothing: bool) -> Figure:
+def _figure(name: str, value: float, nothing: str) -> Figure:
     if name not in _MEANINGS:
         return Figure(name.replace("_", " ").capitalize(), f"{value:.3g}", "", "")
     label, form, meaning, limits = _MEANINGS[name]
     if nothing:
-        return Figure(label, form.format(value), _TELLS_NOTHING, POOR)
+        return Figure(label, form.format(value), nothing, POOR)
     return Figure(label, form.format(value), meaning, _level(value, limits))
 
 
@@ -120,7 +129,8 @@ def photo_levels(alignment: "Alignment") -> tuple[str, ...]:
     """The word for each photo's fit, by itself and compared with the others; poor where there is nothing to fit."""
     from asic3d.judgement import OUTLIER
 
-    fits, bare, nothing = photo_fits(alignment), bare_photos(alignment), _tells_nothing(alignment)
+    fits, bare = photo_fits(alignment), bare_photos(alignment)
+    nothing = _tells_nothing(alignment) or _untrained(alignment)
     usual = median(fits)
     return tuple(
         POOR
@@ -187,7 +197,7 @@ def _untrained(alignment: "Alignment") -> bool:
     """Whether a network maps the photos that has hardly learned: its map closes every cycle from the start."""
     from asic3d.judgement import UNTRAINED
 
-    return alignment.config.mapping == "network" and alignment.quality["agreeing_matches"] < UNTRAINED
+    return alignment.config.mapping == "network" and alignment.quality.get("agreeing_matches", 1.0) < UNTRAINED
 
 
 def bare_photos(alignment: "Alignment") -> tuple[str, ...]:
@@ -214,6 +224,24 @@ def _listed(names: list[str]) -> str:
 
 def _fit(names: list[str]) -> str:
     return "fits" if len(names) == 1 else "fit"
+
+
+def doubts(alignment: "Alignment", names: Sequence[str]) -> tuple[str, ...]:
+    """What puts every answer of an alignment in doubt, or those about some of its photos, in sentences.
+
+    Args:
+        alignment: the alignment.
+        names: the photos that are asked about; those that show something else are named.
+    """
+    from asic3d.judgement import training_warnings, unrelated_warnings
+
+    strange = [name for name in alignment.outliers if name in names]
+    found = [*unrelated_warnings(alignment.quality)]
+    if _untrained(alignment):
+        found += training_warnings(alignment.quality)
+    if strange:
+        found.append(f"Points of or in {listed(strange)} are guesses: it seems to show something else.")
+    return tuple(found)
 
 
 def warnings_of(alignment: "Alignment") -> tuple[str, ...]:

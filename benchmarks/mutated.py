@@ -182,9 +182,7 @@ def database(content: bytes, chance: random.Random) -> bytes:
             file.execute("PRAGMA foreign_keys = OFF")
             tables = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             for _ in range(chance.choice((1, 1, 3))):
-                with contextlib.suppress(
-                    sqlite3.Error, IndexError
-                ):  # what a table forbids
+                with contextlib.suppress(sqlite3.Error, IndexError):  # what a table forbids
                     _change_table(file, chance.choice(tables), chance)
         return path.read_bytes()
 

@@ -31,6 +31,6 @@ def plant_library(tmp_path: Path, monkeypatch) -> list[dict]:
         return replace(planted, config=config)
 
     monkeypatch.setitem(vars(asic3d), "align", align)
-    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: planted)
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run, photos: planted)
     monkeypatch.chdir(tmp_path)
     return aligned

@@ -121,5 +121,5 @@ def aligned(mug, monkeypatch):
     """The same run with three photos in it, and how often it was read."""
     read = []
     planted = plant(mug / "planted")
-    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run: read.append(run) or planted)
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run, photos: read.append(run) or planted)
     return read

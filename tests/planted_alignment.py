@@ -64,6 +64,10 @@ class PlantedAlignment:
         return CanonicalSpace(self.features, self.canonical.flatten(1, 2), self.foreground.flatten(1), valid, 0.0)
 
     @property
+    def present(self) -> "PlantedAlignment":
+        return self
+
+    @property
     def names(self) -> tuple[str, ...]:
         return self.collection.names
 

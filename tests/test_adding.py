@@ -221,6 +221,34 @@ def test_a_copy_of_a_photo_is_said_to_be_one(toy, five, tmp_path):
     assert load_alignment(tmp_path / "run").collection["again.jpg"].duplicate_of == first
 
 
+@pytest.mark.parametrize("how", ["same file", "saved again"])
+def test_a_copy_makes_no_figure_better(toy, five, tmp_path, how):
+    first = five.names[0]
+    shutil.copy(toy.folder / "images" / first, tmp_path / "copy.jpg")
+    if how == "saved again":
+        with Image.open(toy.folder / "images" / first) as image:
+            image.save(tmp_path / "copy.jpg", quality=80)
+    found = five.add(tmp_path / "copy.jpg")
+    assert (found.quality, found.pairs) == (five.quality, five.pairs)
+    assert any(first in note and "'copy.jpg'" in note for note in found.collection.warnings)
+
+
+def test_a_turned_stranger_is_not_called_turned(toy, five, odd, monkeypatch):
+    look_at = adding.look_at
+    monkeypatch.setattr(
+        adding, "look_at", lambda *a: dataclasses.replace(look_at(*a), turns=2, mirrored=True, kinship=0.0)
+    )
+    found = five.add(odd)
+    assert found.outliers == ("odd.png",) and (found.turns[-1], found.mirrored[-1]) == (2, True)
+    assert not any(sentence.startswith(("Turned", "Mirrored")) for sentence in found.warnings)
+
+
+def test_a_stranger_has_no_parts(five, odd):
+    found = five.add(odd)
+    assert (found.part_map("odd.png") == -1).all()
+    assert (found.part_map(five.names[0]) >= 0).any()
+
+
 def test_several_photos_take_the_network_once_and_are_told_of(toy, five, six, monkeypatch, tmp_path):
     Image.fromarray(toy.truth.photos[1].image).save(tmp_path / "another.png")
     loaded, seen = [], []
@@ -253,11 +281,14 @@ def test_a_photo_can_be_added_where_there_are_only_affine_maps(toy):
 
 def test_a_photo_of_the_same_name_is_refused(toy, five):
     name = five.names[0]
-    wanted = f"There is a photo '{name}' in this alignment already; rename the new one."
+    wanted = f"The photo '{name}' is in this alignment already; there is nothing to add."
     for photo in (toy.collection[name], toy.folder / "images" / name, str(toy.folder / "images" / name)):
         with pytest.raises(CollectionError) as caught:
             five.add(photo)
         assert str(caught.value) == wanted
+    with pytest.raises(CollectionError) as caught:
+        five.add(dataclasses.replace(toy.collection[NEW], name=name))
+    assert str(caught.value) == f"There is another photo '{name}' in this alignment already; rename the new one."
 
 
 def test_what_is_no_photo_is_refused(five, tmp_path):

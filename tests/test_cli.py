@@ -134,9 +134,10 @@ def test_options_reach_the_configuration(planted):
     ("arguments", "code", "message"),
     [
         (["--set", "grid"], 2, "Invalid value for --set: 'grid' is not of the form NAME=VALUE."),
-        (["--set", "grid=x"], 1, "Error: The setting 'grid' takes a whole number, not 'x'."),
+        (["--set", "grid=x"], 1, "Error: The setting 'grid' takes a whole number from 8 to 256, not 'x'."),
         (["--set", "grid=1"], 1, "Error: The setting 'grid' must lie between 8 and 256; 1 does not."),
         (["--seed", "1", "--set", "seed=2"], 1, "Error: The setting 'seed' is given twice. Give it once."),
+        (["--seed", "x"], 1, "Error: The setting 'seed' takes a whole number from 0 to 2147483647, not 'x'."),
         (["--preset", "x"], 1, "Error: There is no preset 'x'; choose one of: "),
         (["--set", "no=1"], 1, "Error: There is no setting 'no'; the settings are: preset, backbone, "),
     ],
@@ -146,6 +147,31 @@ def test_wrong_settings(planted, arguments, code, message):
     assert result.exit_code == code
     assert message in result.stderr and "Traceback" not in result.stderr
     assert not Path("asic3d_out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["align", "photos", "-o", ""], "Invalid value for '-o' / '--output': the name is empty; give a path, '.' for"),
+        (["align", ""], "Invalid value for 'PHOTOS': the name is empty; give a path, '.' for the working folder."),
+        (["align", "photos", "--config", ""], "Invalid value for '--config': the name is empty; give a path"),
+        (["propagate", "--source", "a.jpg", "--edit", ""], "Invalid value for '--edit': the name is empty"),
+        (["demo", "--photos", "41"], "Invalid value for '--photos': '41' is not a whole number from 2 to 40."),
+        (
+            ["export-colmap", "--min-views", "x"],
+            "Invalid value for '--min-views': 'x' is not a whole number from 2",
+        ),
+        (
+            ["evaluate", "keypoints", ".", "--cycles", "0"],
+            "Invalid value for '--cycles': '0' is not a whole number from",
+        ),
+    ],
+)
+def test_paths_and_numbers_that_can_not_be(planted, words, message):
+    result = run(*words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["photos"]
 
 
 # ---- align ---------------------------------------------------------------------------------------------------------
@@ -427,7 +453,7 @@ def test_a_reader_that_goes_away_is_no_error():
 
 def test_names_that_the_terminal_cant_show_are_escaped(planted, monkeypatch):
     monkeypatch.setattr(
-        asic3d, "load_alignment", lambda run: (_ for _ in ()).throw(AlignmentError("'\udce4.jpg' is odd."))
+        asic3d, "load_alignment", lambda run, photos: (_ for _ in ()).throw(AlignmentError("'\udce4.jpg' is odd."))
     )
     result = run("transfer", "--source", "a.jpg", "--point", "1,2")
     assert (result.exit_code, result.stderr) == (1, "Error: '\\udce4.jpg' is odd.\n")

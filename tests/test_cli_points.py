@@ -3,12 +3,15 @@ import errno
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cli_runner import plant_library, run
 from planted_alignment import CENTRES, RADII, SIZES
 
+import asic3d
+from asic3d.config import make_config
 from asic3d_cli.points import PointsError, parse_point, read_points
 
 
@@ -66,7 +69,29 @@ def test_transfer_as_json(planted):
         "source": "a.jpg",
         "points": [[40.0, 30.0]],
         "targets": {"c.jpg": {"points": [[44.0, 38.0]], "confidence": [0.9], "cycle_error": [0.0]}},
+        "warnings": [],
     }
+
+
+def test_answers_of_a_network_that_is_not_trained_come_with_the_warning(planted, monkeypatch):
+    trained = asic3d.load_alignment("asic3d_out", photos=None)
+    hardly = replace(trained, config=make_config("paper"), quality={"agreeing_matches": 0.1})
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run, photos: hardly)
+    words = ("transfer", "--source", "a.jpg", "--target", "b.jpg", "--point", "40,30")
+    result = run(*words)
+    assert result.exit_code == 0 and result.stdout.count("\n") == 2
+    assert result.stderr.startswith("Warning: Only 10% of the matches agree with the trained map")
+    (sentence,) = json.loads(run(*words, "--json").stdout)["warnings"]
+    assert f"Warning: {sentence}\n" == result.stderr
+
+
+def test_answers_of_a_photo_of_something_else_come_with_a_warning(planted, monkeypatch):
+    strange = replace(asic3d.load_alignment("asic3d_out", photos=None), outliers=("c.jpg",))
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run, photos: strange)
+    words = ("transfer", "--source", "a.jpg", "--point", "40,30", "--target")
+    assert run(*words, "b.jpg").stderr == ""
+    told = "Warning: Points of or in 'c.jpg' are guesses: it seems to show something else.\n"
+    assert run(*words, "all").stderr == run(*words, "c.jpg").stderr == told
 
 
 def test_transfer_names_an_unknown_photo(planted):
@@ -81,8 +106,8 @@ def test_transfer_names_an_unknown_photo(planted):
     [
         ("12", "'12' is not a point; write X,Y in pixels, for example 120,80."),
         ("1,2,3", "'1,2,3' is not a point; write X,Y in pixels, for example 120,80."),
-        ("a,2", "'a' is not a number."),
-        ("nan,2", "'nan' is not a finite number."),
+        ("a,2", "'a' in 'a,2' is not a number; write X,Y in pixels, for example 120,80."),
+        ("nan,2", "'nan' in 'nan,2' is not a finite number; write X,Y in pixels, for example 120,80."),
     ],
 )
 def test_transfer_with_a_wrong_point(planted, point, message):

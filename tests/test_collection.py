@@ -274,6 +274,14 @@ def test_noise_is_not_the_same_picture(tmp_path):
     assert warned(tmp_path)[1] == [wanted]
 
 
+def test_a_smooth_gradient_is_not_called_grain(tmp_path):
+    x, y = np.meshgrid(np.linspace(0, 255, 320), np.linspace(0, 255, 240))
+    for name, pixels in (("a.png", [x, y, 0 * x]), ("b.jpg", [255 - x, 0 * x, y]), ("c.png", [0.2 * y, x, 0.3 * x])):
+        Image.fromarray(np.dstack(pixels).astype(np.uint8)).save(tmp_path / name)
+    wanted = "Nothing but smooth shading, without a shape that could be matched: 'a.png', 'b.jpg', 'c.png'."
+    assert warned(tmp_path)[1] == [wanted]
+
+
 def test_coloured_photos_are_flat_too(tmp_path):
     for name, colour in (("a.png", (200, 30, 30)), ("b.png", (20, 250, 0)), ("c.png", (20, 20, 20))):
         Image.new("RGB", (60, 50), colour).save(tmp_path / name)
@@ -423,7 +431,12 @@ def test_load_photo(tmp_path):
     assert load_photo(str(tmp_path / "a.jpg")).name == "a.jpg"
     with pytest.raises(CollectionError) as caught:
         load_photo(tmp_path / "b.jpg")
-    assert str(caught.value) == "The photo 'b.jpg' can't be used: it can't be read (No such file or directory)."
+    assert str(caught.value) == f"There is no file '{tmp_path / 'b.jpg'}'. Give the path of a photo."
+    with pytest.raises(CollectionError) as caught:
+        load_photo(tmp_path)
+    assert str(caught.value) == (
+        f"'{tmp_path}' is a folder. Give the photos in it, file by file: 'FOLDER/*.jpg' in a shell."
+    )
 
 
 def test_photo_that_changed_or_went_since(tmp_path):

@@ -66,9 +66,16 @@ OTHERS = [
 ]
 
 
+def taken(name: str) -> str:
+    """What a setting takes, in words."""
+    low, high = (FIELDS[name].metadata[key] for key in ("low", "high"))
+    numbers = TYPES[name] in (int, float)
+    return KINDS[TYPES[name]] + f" from {f'{low:.10f}'.rstrip('0').rstrip('.')} to {high:.0f}" * numbers
+
+
 @pytest.mark.parametrize(("name", "value"), OTHERS)
 def test_a_value_of_another_type_is_refused(name, value):
-    wanted = f"The setting '{name}' takes {KINDS[TYPES[name]]}, not {value!r}."
+    wanted = f"The setting '{name}' takes {taken(name)}, not {value!r}."
     assert message(**{name: value}) == wanted
 
 
@@ -112,7 +119,7 @@ def test_a_number_given_as_text_is_the_number(name, data):
 def test_a_text_that_is_no_such_number_is_refused(name, text):
     with pytest.raises(ConfigError) as caught:
         make_config(**{name: text})
-    wanted = f"The setting '{name}' takes {KINDS[TYPES[name]]}, not '{text}'."
+    wanted = f"The setting '{name}' takes {taken(name)}, not '{text}'."
     assert str(caught.value) == wanted
 
 
@@ -146,14 +153,17 @@ def test_a_files_preset_gives_way_to_what_the_file_says_itself(tmp_path):
     ("text", "message"),
     [
         ("sead = 3", "In '{}': There is no setting 'sead'; did you mean 'seed'?"),
-        ("[steps]\nn = 1", "In '{}': The setting 'steps' takes a whole number, not {{'n': 1}}."),
-        ("steps = 1.5", "In '{}': The setting 'steps' takes a whole number, not 1.5."),
-        ('steps = "3"', "In '{}': The setting 'steps' takes a whole number, not '3'."),
-        ("steps = true", "In '{}': The setting 'steps' takes a whole number, not True."),
+        ("[steps]\nn = 1", "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not {{'n': 1}}."),
+        ("steps = 1.5", "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not 1.5."),
+        ('steps = "3"', "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not '3'."),
+        ("steps = true", "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not True."),
         ("compile = 1", "In '{}': The setting 'compile' takes true or false, not 1."),
         ("steps = 0", "In '{}': The setting 'steps' must lie between 1 and 10000000; 0 does not."),
         ("warp_scale = nan", "In '{}': The setting 'warp_scale' must lie between 0 and 2; nan does not."),
-        ("seed = 07:32:00", "In '{}': The setting 'seed' takes a whole number, not datetime.time(7, 32)."),
+        (
+            "seed = 07:32:00",
+            "In '{}': The setting 'seed' takes a whole number from 0 to 2147483647, not datetime.time(7, 32).",
+        ),
         ('preset = "best"', "In '{}': There is no preset 'best'; choose one of: fast, paper."),
         (
             'precision = "half"',
@@ -177,6 +187,7 @@ def test_a_file_that_is_no_toml(tmp_path, text):
         make_config(file=path)
     assert str(caught.value).startswith(f"'{path}' is not valid TOML (")
     assert str(caught.value).endswith("). Write one 'name = value' on each line.")
+    assert "codec" not in str(caught.value) and "byte" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_a_folder(tmp_path):

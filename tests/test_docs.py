@@ -286,7 +286,16 @@ def test_the_quality_figures_of_a_run_are_those_listed(world):
 def test_the_files_of_a_run_are_those_listed(world):
     listed = {named(row[0])[0].split("/")[0] for row in table("docs/run-folder.md", "# The run folder")}
     written = {path.name for path in (world / "asic3d_out").iterdir()}
-    later = {".asic3d.lock", "checkpoint.safetensors", "collection", "losses.csv", "edits", "colmap", "EXPORTER"}
+    later = {
+        ".asic3d.lock",
+        "checkpoint.safetensors",
+        "collection",
+        "losses.csv",
+        "edits",
+        "colmap",
+        "EXPORTER",
+        "earlier",
+    }
     shown = {"explorer.html", "scene.html", "scene.rrd"}
     assert written == listed - later - shown
 

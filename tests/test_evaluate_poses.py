@@ -189,7 +189,7 @@ def test_command(mapped, toy, tmp_path, monkeypatch):
     folder = tmp_path / "run" / "colmap" / "sparse" / "0"
     folder.mkdir(parents=True)
     model.write_binary(folder)
-    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda _: toy.alignment)
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run, photos: toy.alignment)
     result = run("evaluate", "poses", tmp_path / "run", "--cameras", toy.folder / "cameras.json", "--json")
     assert result.exit_code == 0, result.output
     printed = json.loads(result.output)
@@ -201,7 +201,7 @@ def test_command(mapped, toy, tmp_path, monkeypatch):
 
 
 def test_command_without_a_model(toy, tmp_path, monkeypatch):
-    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda _: toy.alignment)
+    monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run, photos: toy.alignment)
     result = run("evaluate", "poses", tmp_path, "--cameras", toy.folder / "cameras.json")
     assert result.exit_code == 1
     assert "has no cameras yet. Find them: asic3d export-colmap" in result.output

@@ -242,8 +242,8 @@ def test_settings_of_a_file_give_way_to_options(place):
     (folder / "wrong.toml").write_text("steps = 'many'\n")
     result = run("align", folder / "photos", "-o", folder / "other", "--config", folder / "wrong.toml")
     assert result.exit_code == 1
-    told = f"Error: In '{folder / 'wrong.toml'}': The setting 'steps' takes a whole number, not 'many'."
-    assert result.stderr == told + "\n"
+    told = "The setting 'steps' takes a whole number from 1 to 10000000, not 'many'."
+    assert result.stderr == f"Error: In '{folder / 'wrong.toml'}': {told}\n"
 
 
 # --- where the answers lie

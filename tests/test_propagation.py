@@ -90,7 +90,7 @@ def test_a_shrunk_edit_is_averaged_and_not_sampled():
 
     class Shrunk:
         names, sizes = ("a", "b"), (size, (100, 100))
-        collection = type("Names", (), {"index": staticmethod(lambda name: ("a", "b").index(name))})
+        collection = type("Names", (), {"index": staticmethod(lambda name: ("a", "b").index(name)), "absent": ()})
 
         def dense(self, source, target):
             return dense

@@ -13,6 +13,7 @@ from PIL import Image
 from planted_alignment import RADII, SIZES, canonical_of_pixels, picture, plant, to_canonical
 
 from asic3d import pictures, verdict
+from asic3d.config import make_config
 from asic3d.errors import StorageError
 from asic3d.judgement import UNRELATED
 from asic3d_integrations.report import write_report
@@ -240,6 +241,44 @@ def flat(*colour):
 
 def noise(seed, size=(300, 400, 3)):
     return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+
+
+def untrained(planted):
+    """A network that has hardly learned: its map agrees with itself, the matches do not agree with it."""
+    figures = {"confidence": 0.9, "weakest_photo": 0.9, "pair_agreement": 1.0, "agreeing_matches": 0.2}
+    return replace(planted, config=make_config("paper"), quality={**figures, "matches_per_pair": 300.0})
+
+
+def test_a_network_that_is_not_trained_has_no_good_figures_of_its_map(planted):
+    levels = {figure.label: figure.level for figure in verdict.quality_figures(untrained(planted))}
+    assert levels == {
+        "Confidence": "poor",
+        "Weakest photo": "poor",
+        "Agreement of pairs": "poor",
+        "Matches that agree": "poor",
+        "Matches per pair": "good",
+    }
+    assert verdict.photo_levels(untrained(planted)) == ("poor",) * 3
+    assert verdict.photo_levels(replace(untrained(planted), config=planted.config)) == ("good",) * 3
+
+
+def test_doubts_about_answers(planted):
+    assert verdict.doubts(planted, planted.names) == ()
+    (sentence,) = verdict.doubts(untrained(planted), ())
+    assert sentence.startswith("Only 20% of the matches agree with the trained map")
+    (sentence,) = verdict.doubts(replace(planted, quality={"support": 0.0001}), ())
+    assert sentence.startswith("These photos do not seem to show one thing")
+    strange = replace(planted, outliers=("c.jpg",))
+    assert verdict.doubts(strange, ["a.jpg", "c.jpg"]) == (
+        "Points of or in 'c.jpg' are guesses: it seems to show something else.",
+    )
+    assert verdict.doubts(strange, ["a.jpg", "b.jpg"]) == ()
+
+
+def test_a_photo_of_something_else_is_not_painted_by_part(planted, tmp_path):
+    text = page_of(replace(planted, outliers=("c.jpg",)), tmp_path)[1]
+    assert text.count("painted by part of the object") == 2
+    assert 'aria-label="Photo 3 · c.jpg, not painted"' in text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from asic3d import storage
 from asic3d.alignment import Alignment, align, load_alignment
 from asic3d.collection import Collection, load_collection
-from asic3d.errors import CollectionError, StorageError
+from asic3d.errors import CollectionError, CollectionWarning, StorageError, StorageWarning
 from asic3d.run_lock import hold_run
 from asic3d.storage import FORMAT_VERSION, safetensors_bytes
 
@@ -187,6 +188,39 @@ def test_masks_of_photos_that_are_no_longer_there_are_deleted_and_other_files_ar
     assert (folder / "report.html").read_text() == "mine"
 
 
+MADE = ["colmap/database.db", "edits/star/a.jpg.png", "explorer.html", "figures/a.jpg", "report.html"]
+
+
+def test_what_was_made_from_a_run_that_is_replaced_is_set_aside(small, folder):
+    for number in (1, 2):
+        for name in MADE:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(f"{name} {number}")
+        (folder / "mine.txt").write_text("mine")
+        other = dataclasses.replace(small[1], confidence=small[1].confidence / (1 + number))
+        with pytest.warns(StorageWarning) as warned:
+            other.save(folder, overwrite=True, others={"figures/b.jpg": b"new", "report.html": b"new"})
+        assert [str(one.message) for one in warned] == [
+            "Made from the alignment that was replaced, not from this one: 'edits', 'colmap', 'explorer.html'. "
+            f"They are in '{folder / 'earlier' / str(number)}' now."
+        ]
+        found = content(folder)
+        for name in MADE[:3]:
+            assert name not in found
+            assert found[f"earlier/{number}/{name}"].decode() == f"{name} {number}"
+        assert (found["report.html"], found["figures/b.jpg"], found["mine.txt"]) == (b"new", b"new", b"mine")
+    with pytest.warns(StorageWarning, match="'report.html', 'figures'"):
+        small[1].save(folder, overwrite=True)  # from Python no report comes with it
+
+
+def test_what_was_made_stays_where_the_run_stays_the_same_or_grows(small, folder):
+    (folder / "edits").mkdir()
+    small[1].save(folder, overwrite=True)  # to the last bit what was there
+    loaded = load_alignment(folder)
+    dataclasses.replace(loaded, confidence=loaded.confidence / 2).save(folder, overwrite=True)
+    assert (folder / "edits").is_dir() and not (folder / "earlier").exists()
+
+
 def test_what_belongs_to_the_run_besides_is_written_with_it(small, tmp_path, monkeypatch):
     renamed = []
 
@@ -346,11 +380,69 @@ def test_a_photo_that_is_gone(small, tmp_path):
     at_home(tmp_path / "moved" / "run", tmp_path / "moved" / "photos")
     gone = tmp_path / "moved" / "photos" / "left side" / "b.jpg"
     gone.unlink()
-    with pytest.raises(CollectionError) as caught:
-        load_alignment(tmp_path / "moved" / "run")
-    assert str(caught.value) == (
-        f"The photo 'left side/b.jpg' of this run is gone: there is no file '{gone}'. Put it back, or align again."
+    told = (
+        f"The photo 'left side/b.jpg' of this run is gone: there is no file '{gone}'. Put it back, or say with "
+        "--photos DIR (photos=DIR in Python) where the photos are now."
     )
+    with pytest.warns(CollectionWarning) as warned:
+        found = load_alignment(tmp_path / "moved" / "run")
+    assert [str(one.message) for one in warned] == [f"{told} Until then what needs its pixels is left out."]
+    assert found.collection.absent == ("left side/b.jpg",)
+    for source, target in (found.names, found.names[::-1]):  # points need no pixels
+        one, other = (a.transfer(POINTS, source=source, target=target) for a in (found, small[1]))
+        assert torch.equal(one.points, other.points) and torch.equal(one.cycle_error, other.cycle_error)
+    assert np.array_equal(found.mask("Übersicht 鳥.jpg"), small[1].mask("Übersicht 鳥.jpg"))
+    needs_it = (
+        lambda: found.mask("left side/b.jpg"),
+        lambda: found.collection["left side/b.jpg"].read(),
+        lambda: found.save(tmp_path / "again"),
+        lambda: found.add(found.collection[1].path),
+        lambda: found.canonical_grid,
+        lambda: found.present,  # one photo is no alignment
+    )
+    for what in needs_it:
+        with pytest.raises(CollectionError) as caught:
+            what()
+        assert str(caught.value) == told
+    assert not (tmp_path / "again" / RUN).exists()
+
+
+def test_photos_whose_folder_was_moved_are_found_where_one_says(small, tmp_path):
+    shutil.copytree(small[0] / "run", tmp_path / "run")
+    at_home(tmp_path / "run", tmp_path / "nowhere")
+    change_run(tmp_path / "run", lambda run: run.update(photo_folder_from_here="nowhere"))
+    with pytest.warns(
+        CollectionWarning, match=r"^The photos of this run are gone: they were in '.*/nowhere'. Put them"
+    ):
+        assert len(load_alignment(tmp_path / "run").collection.absent) == 2
+    found = load_alignment(tmp_path / "run", photos=small[0] / "photos")
+    assert_same(found, small[1])
+    found.save(tmp_path / "run", overwrite=True)  # from now on they are looked for there
+    assert_same(load_alignment(tmp_path / "run"), small[1])
+    with pytest.raises(CollectionError) as caught:
+        load_alignment(tmp_path / "run", photos=tmp_path / "void")
+    assert str(caught.value) == (
+        f"There is no folder '{tmp_path / 'void'}'. Give the folder that holds the photos of the run."
+    )
+
+
+def test_a_photo_that_was_added_from_elsewhere_is_found_among_the_others(folder):
+    change_run(folder, lambda run: run["photos"][0].update(path="/nowhere/b.jpg"))
+    assert load_alignment(folder).collection.absent == ()
+
+
+def test_an_alignment_without_the_photo_that_is_gone(toy, tmp_path):
+    toy.alignment.save(tmp_path / "run")
+    shutil.copytree(toy.folder / "images", tmp_path / "photos")
+    (tmp_path / "photos" / "photo_03.jpg").unlink()
+    with pytest.warns(CollectionWarning):
+        found = load_alignment(tmp_path / "run", photos=tmp_path / "photos")
+    rest = found.present
+    assert rest.names == tuple(name for name in toy.alignment.names if name != "photo_03.jpg")
+    one, other = (a.dense(rest.names[0], rest.names[3]) for a in (rest, toy.alignment))
+    assert torch.equal(one.points, other.points)
+    assert np.array_equal(rest.mask(rest.names[3]), toy.alignment.mask(rest.names[3]))
+    assert toy.alignment.present is toy.alignment
 
 
 @pytest.mark.parametrize("how", ["other picture", "other bytes"])
@@ -372,6 +464,25 @@ def test_a_size_that_is_not_the_photos_is_refused(folder):
     change_run(folder, lambda run: run["photos"][1].update(size=[64, 48]))
     with pytest.raises(CollectionError, match="has changed since this run"):
         load_alignment(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"evil": 1}, "it has a setting 'evil', and there is none of that name. Align"),
+        (
+            {"grid": "x"},
+            "its settings can't be used (The setting 'grid' takes a whole number from 8 to 256, not 'x'). ",
+        ),
+        ({"backbone": "evil"}, "its backbone 'evil' is not known here; known are: "),
+    ],
+)
+def test_settings_that_do_not_exist_are_one_sentence(folder, change, why):
+    change_run(folder, lambda run: run["config"].update(change))
+    with pytest.raises(StorageError) as caught:
+        load_alignment(folder)
+    assert str(caught.value).startswith(f"The run in '{folder}' is damaged: {why}")
+    assert "__init__" not in str(caught.value)
 
 
 def test_a_photo_that_is_no_photo_any_more(small, tmp_path):
@@ -556,9 +667,9 @@ def test_a_mask_is_not_read_from_outside_the_run(folder, small):
 
 
 def test_another_file_in_place_of_a_photo_is_refused(folder):
-    change_run(folder, lambda run: run["photos"][0].update(path="/dev/null"))
-    with pytest.raises(CollectionError, match="is gone"):
-        load_alignment(folder)
+    change_run(folder, lambda run: run["photos"][0].update(path="/dev/null", name="c.jpg"))
+    with pytest.warns(CollectionWarning, match="is gone"):
+        assert load_alignment(folder).collection.absent == ("c.jpg",)
 
 
 def test_a_photo_listed_twice_is_refused(folder):
@@ -612,7 +723,9 @@ def replaced(run, place, value):
 def read_or_refuse(folder, run) -> str:
     (folder / RUN).write_text(json.dumps(run))
     try:
-        found = load_alignment(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CollectionWarning)  # of photos that are looked for somewhere else
+            found = load_alignment(folder)
     except (StorageError, CollectionError) as error:
         assert str(error).endswith("."), str(error)
         return "refused"
@@ -630,16 +743,28 @@ def test_any_value_of_any_other_kind_is_read_or_refused_in_a_sentence(folder):
     assert len(outcomes) > 1000
     for key in ("config", "photos", "grid", "taps", "tensors_sha256", "format_version", "quality", "backbone"):
         assert outcomes[(key,), VALUES.index([])] == "refused", key
-    assert outcomes[("versions",), VALUES.index([])] == "read"  # nothing is made of it
+    hostile = [
+        (("versions",), [None, [], "text", {"name": {}}]),
+        (("versions", "python"), [None, 3, [], {}]),
+        (("backbone",), [None, "text", "../../x", ""]),
+        (("device",), [None, "text", "../../x", ""]),
+        (("config", "backbone"), [None, "text", "../../x", ""]),
+        (("left_out",), [None, [], {"a": 1}]),
+        (("photos", 1, "size"), [None, [], [1], "text", 3]),
+        (("photos", 1, "sha256"), [None, 3, "", "text"]),
+        (("photos", 1, "mask_given"), [None, 3, "text", []]),
+    ]
+    for place, values in hostile:
+        for value in values:
+            assert outcomes[place, VALUES.index(value)] == "refused", (place, value)
 
 
 @pytest.mark.parametrize("number", range(len(VALUES)))
 def test_two_wrong_photo_folders_are_refused_in_a_sentence(folder, number):
     run = json.loads((folder / RUN).read_text())
     for first in ("/nowhere", "x" * 5000, "\0"):
-        assert read_or_refuse(folder, {**run, "photo_folder": first, "photo_folder_from_here": VALUES[number]}) == (
-            "refused"
-        )
+        told = read_or_refuse(folder, {**run, "photo_folder": first, "photo_folder_from_here": VALUES[number]})
+        assert told == "refused" or isinstance(VALUES[number], str)
 
 
 def test_any_entry_that_is_missing_is_read_or_refused_in_a_sentence(folder):

@@ -7,7 +7,7 @@ import click
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import output_options
-from asic3d_cli.runs import FOLDER
+from asic3d_cli.runs import FOLDER, photos_option
 
 
 @click.command(
@@ -19,9 +19,10 @@ from asic3d_cli.runs import FOLDER
 )
 @click.argument("run", type=FOLDER)
 @click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=FOLDER)
+@photos_option
 @output_options
 @click.pass_obj
-def add(console: Console, run: Path, photos: tuple[Path, ...]) -> None:
+def add(console: Console, run: Path, photos: tuple[Path, ...], photo_folder: Path | None) -> None:
     """Place more photos in the alignment of a run folder, without fitting it again.
 
     The run folder's report, masks and alignment are written anew. Nothing is written where one photo can't be used.
@@ -39,7 +40,7 @@ def add(console: Console, run: Path, photos: tuple[Path, ...]) -> None:
     read_run(run)  # nothing is put into a folder that is no finished run
     with hold_run(run), console.progress(STAGES) as progress:
         start = time.perf_counter()
-        alignment = asic3d.load_alignment(run).add(*photos, progress=progress)
+        alignment = asic3d.load_alignment(run, photos=photo_folder).add(*photos, progress=progress)
         seconds = {"adding": time.perf_counter() - start, **write_run(alignment, run, progress)}
     if console.as_json:
         console.emit(run_as_json(alignment, run, seconds))

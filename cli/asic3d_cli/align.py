@@ -59,7 +59,7 @@ def align(
     from asic3d_cli.summary import run_as_json, show_run
 
     console.after_interrupt = lambda: _how_to_go_on(console.arguments, run)
-    with prepared(run, overwrite=overwrite, resume=resume), console.progress(STAGES) as progress:
+    with prepared(run, overwrite=overwrite, resume=resume, photos=photos), console.progress(STAGES) as progress:
         alignment, seconds = align_folder(photos, run, config, progress, masks=masks, strict=strict)
     if console.as_json:
         console.emit(run_as_json(alignment, run, seconds))

@@ -8,7 +8,7 @@ import click
 
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
-from asic3d_cli.options import config_options, output_options, settings
+from asic3d_cli.options import WholeNumber, config_options, output_options, settings
 from asic3d_cli.runs import FOLDER
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _CYCLES = 60
 )
 @click.option("-o", "--output", "run", default=Path("asic3d_demo"), metavar="RUN", type=FOLDER,
               help="Run folder. [default: asic3d_demo]")  # fmt: skip
-@click.option("--photos", "count", type=click.IntRange(2, 40), default=8, show_default=True, metavar="N",
+@click.option("--photos", "count", type=WholeNumber(2, 40), default=8, show_default=True, metavar="N",
               help="How many photos to render.")  # fmt: skip
 @config_options
 @click.option("--overwrite", is_flag=True, help="Replace a finished demo.")

@@ -9,7 +9,7 @@ from asic3d_cli.commands import Command, Group, help_alone
 from asic3d_cli.console import Console
 from asic3d_cli.evaluate_poses import poses
 from asic3d_cli.evaluate_sets import set_command
-from asic3d_cli.options import config_options, output_options, settings
+from asic3d_cli.options import WholeNumber, config_options, output_options, settings
 from asic3d_cli.runs import FOLDER
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def evaluate(ctx: click.Context) -> None:
 )
 @click.argument("keypoint_set", metavar="SET", type=FOLDER)
 @config_options
-@click.option("--cycles", type=click.IntRange(min=1), default=300, show_default=True, metavar="N",
+@click.option("--cycles", type=WholeNumber(min=1), default=300, show_default=True, metavar="N",
               help="Cycles to walk at most; all of them where there are fewer.")  # fmt: skip
 @output_options
 @click.pass_obj
@@ -53,6 +53,7 @@ def keypoints(console: Console, keypoint_set: Path, config: "AlignmentConfig", c
     """
     import asic3d
     from asic3d.verdict import STAGES
+    from asic3d_cli.runs import warn_of_doubts
     from asic3d_cli.scores import METHODS, score_table, scores
     from asic3d_integrations.keypoint_sets import load_keypoint_set
 
@@ -60,6 +61,7 @@ def keypoints(console: Console, keypoint_set: Path, config: "AlignmentConfig", c
     with console.progress({**STAGES, **METHODS}) as progress:
         collection = asic3d.load_collection(truth.photo_folder, progress=progress)
         alignment = asic3d.align(collection, config, progress=progress)
+        warn_of_doubts(console, alignment)
         figures = scores(alignment, truth, progress, cycles=cycles, seed=config.seed)
     if console.as_json:
         console.emit({"set": keypoint_set, "photos": len(truth), "backbone": alignment.backbone, "methods": figures})

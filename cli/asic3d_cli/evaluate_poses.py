@@ -8,7 +8,7 @@ import click
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import SEED, output_options
-from asic3d_cli.runs import FOLDER, RUN
+from asic3d_cli.runs import FOLDER, RUN, photos_option
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -35,9 +35,18 @@ _NOTE = (
 @click.option("--model", metavar="DIR", type=FOLDER, help="Model of COLMAP. [default: RUN/colmap/sparse/0]")
 @click.option("--shared-camera", is_flag=True, help="For COLMAP SIFT: one camera took all photos.")
 @click.option("--seed", type=SEED, default=0, show_default=True, metavar="N", help="Of COLMAP's random samples.")
+@photos_option
 @output_options
 @click.pass_obj
-def poses(console: Console, run: Path, cameras: Path, model: Path | None, shared_camera: bool, seed: int) -> None:
+def poses(
+    console: Console,
+    run: Path,
+    cameras: Path,
+    model: Path | None,
+    shared_camera: bool,
+    seed: int,
+    photo_folder: Path | None,
+) -> None:
     """Compare the poses of a model with true ones, beside COLMAP's own SIFT.
 
     RUN is a run folder, asic3d_out where none is named. FILE holds {"images": [{"file", "K", "R", "t"}]}, x_cam = R X +
@@ -52,7 +61,7 @@ def poses(console: Console, run: Path, cameras: Path, model: Path | None, shared
     truth = load_cameras(cameras)
     folder = model or first_model(run)
     found = poses_of(read_model(folder))
-    collection = asic3d.load_alignment(run).collection
+    collection = asic3d.load_alignment(run, photos=photo_folder).collection
     truth = truth.of(collection.names)
     methods = {"model": score_model(found, image_names(run / "colmap", collection.names), truth)}
     with console.progress({"sift": "COLMAP's SIFT on the same photos"}) as progress:

@@ -9,14 +9,14 @@ import click
 
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
-from asic3d_cli.options import config_options, output_options, settings
-from asic3d_cli.runs import FOLDER
+from asic3d_cli.options import WholeNumber, config_options, output_options, settings
+from asic3d_cli.runs import FOLDER, Place
 
 if TYPE_CHECKING:
     from asic3d import AlignmentConfig
     from asic3d_integrations.datasets.evaluation import CategoryScores
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+FILE = Place(dir_okay=False)
 
 _OPTIONS = (
     ("--root",),
@@ -93,11 +93,11 @@ def _set_options(layout: str) -> Callable:
     options = (
         named(required=True, metavar="DIR", type=FOLDER, help=f"Where the data is: {layout}."),
         chosen(multiple=True, metavar="NAME", help="Only this one. Repeatable. [default: all]"),
-        limit(type=click.IntRange(min=2), metavar="N", help="Photos of each category at most, the first ones."),
+        limit(type=WholeNumber(min=2), metavar="N", help="Photos of each category at most, the first ones."),
         output(metavar="DIR", type=FOLDER, help=_OUTPUT),
         table(metavar="FILE", type=FILE, help="Write the figures as CSV too."),
         config_options,
-        cycles(type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help=_CYCLES),
+        cycles(type=WholeNumber(min=1), default=1000, show_default=True, metavar="N", help=_CYCLES),
         output_options,
     )
 

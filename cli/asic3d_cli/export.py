@@ -7,7 +7,7 @@ import click
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import output_options
-from asic3d_cli.runs import FOLDER, RUN
+from asic3d_cli.runs import FOLDER, RUN, photos_option
 
 
 @click.command(
@@ -22,9 +22,17 @@ from asic3d_cli.runs import FOLDER, RUN
 @click.argument("run", type=FOLDER, default=RUN)
 @click.option("-o", "--output", metavar="DIR", type=FOLDER, help="Where to write. [default: RUN/EXPORTER]")
 @click.option("--overwrite", is_flag=True, help="Replace what this exporter wrote there earlier.")
+@photos_option
 @output_options
 @click.pass_obj
-def export(console: Console, exporter: str | None, run: Path, output: Path | None, overwrite: bool) -> None:
+def export(
+    console: Console,
+    exporter: str | None,
+    run: Path,
+    output: Path | None,
+    overwrite: bool,
+    photo_folder: Path | None,
+) -> None:
     """Write an alignment for another program; without EXPORTER list what is here.
 
     RUN is a run folder, asic3d_out where none is named. Installed packages can bring exporters. For COLMAP, hloc and
@@ -34,14 +42,16 @@ def export(console: Console, exporter: str | None, run: Path, output: Path | Non
         _list(console)
         return
     import asic3d
-    from asic3d_cli.runs import held_for
+    from asic3d_cli.runs import held_for, warn_of_doubts
     from asic3d_integrations import exporters
 
     exporters.check_exporter(exporter)
     folder = output or run / exporter
     console.after_interrupt = lambda: f"Stopped. Nothing was written, and what was in '{folder}' is as it was."
     with held_for(run, folder):
-        files = exporters.export(asic3d.load_alignment(run), exporter, folder, overwrite=overwrite)
+        alignment = asic3d.load_alignment(run, photos=photo_folder)
+        warn_of_doubts(console, alignment, alignment.names)
+        files = exporters.export(alignment, exporter, folder, overwrite=overwrite)
     if console.as_json:
         console.emit({"exporter": exporter, "folder": folder, "files": files})
     else:

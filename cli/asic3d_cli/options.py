@@ -12,11 +12,25 @@ import click
 from asic3d.config import PRESETS, AlignmentConfig, make_config
 from asic3d.errors import ConfigError
 from asic3d_cli.commands import Examples
+from asic3d_cli.runs import FOLDER
 
 PROMOTED = ("preset", "backbone", "weights", "device", "seed")
 """Settings that have an option of their own; all of them can be given with ``--set`` too."""
 
-SEED = click.IntRange(0, 2**31 - 1)
+
+class WholeNumber(click.IntRange):
+    """A whole number of a range; what is wrong with another value is said with the range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text as a number, or click's usage error."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            most = "up" if self.max is None else f"to {self.max}"
+            self.fail(f"'{value}' is not a whole number from {self.min} {most}.", param, ctx)
+
+
+SEED = WholeNumber(0, 2**31 - 1)
 """Seeds as COLMAP takes them; it takes -1 for "another one each time"."""
 _METAVARS = {str: "TEXT", int: "N", float: "X", bool: "true|false"}
 _FIELDS = {item.name: item for item in dataclasses.fields(AlignmentConfig)}
@@ -36,7 +50,7 @@ def config_options(command: Callable) -> Callable:
     decorated = click.option(
         "--config",
         "settings_file",
-        type=click.Path(path_type=Path),
+        type=FOLDER,
         metavar="FILE",
         help="TOML file of settings, 'name = value' on each line. Other options win over it.",
     )(decorated)
@@ -59,7 +73,7 @@ def _option(name: str) -> Callable:
     text = item.metadata["help"]
     return click.option(
         f"--{name}",
-        type=kind,
+        type=str,  # the configuration reads it, and says what it takes
         default=None,
         metavar=_METAVARS[kind],
         help=f"{text[0].upper()}{text[1:]}.{known}{shown}",

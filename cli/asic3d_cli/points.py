@@ -20,10 +20,15 @@ def parse_point(text: str) -> Point:
     Raises:
         ValueError: it is something else; the message says what.
     """
+    wanted = "write X,Y in pixels, for example 120,80."
     parts = text.split(",")
     if len(parts) != 2:
-        raise ValueError(f"{shown(text)} is not a point; write X,Y in pixels, for example 120,80.")
-    return _number(parts[0]), _number(parts[1])
+        raise ValueError(f"{shown(text)} is not a point; {wanted}")
+    try:
+        return _number(parts[0]), _number(parts[1])
+    except ValueError as error:
+        found, _, what = str(error).removesuffix(".").partition(" is ")
+        raise ValueError(f"{found} in {shown(text)} is {what}; {wanted}") from None
 
 
 def read_points(path: Path) -> list[Point]:

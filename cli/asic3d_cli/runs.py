@@ -1,10 +1,10 @@
 """From a folder of photos to a run folder: the steps that several commands share."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,22 +14,49 @@ from asic3d_cli.console import Console
 if TYPE_CHECKING:
     from asic3d import Alignment, AlignmentConfig
     from asic3d.config import Progress
+    from asic3d_cli.console import Console
 
 RUN = Path("asic3d_out")
 """The run folder where none is named."""
 CHECKPOINT = "checkpoint.safetensors"
-FOLDER = click.Path(path_type=Path)
+
+
+class Place(click.Path):
+    """A file or a folder, whose name may not be empty: that would be the working folder."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text as a path, or click's usage error."""
+        if value == "":
+            self.fail("the name is empty; give a path, '.' for the working folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = Place()
+photos_option = click.option(
+    "--photos", "photo_folder", metavar="DIR", type=FOLDER, help="Where the run's photos are now, if they were moved."
+)
+
+
+def warn_of_doubts(console: "Console", alignment: "Alignment", asked: Sequence[str] = ()) -> None:
+    """Says what puts the answers about some photos in doubt, and what puts all of them in doubt."""
+    from asic3d.verdict import doubts
+
+    for sentence in doubts(alignment, asked):
+        console.warn(sentence)
 
 
 @contextmanager
-def prepared(run: Path, *, overwrite: bool, resume: bool = False) -> Iterator[None]:
+def prepared(run: Path, *, overwrite: bool, resume: bool = False, photos: Path | None = None) -> Iterator[None]:
     """A run folder that nobody else writes; where it was new and nothing came into it, it is gone again afterwards."""
     from asic3d.run_lock import claim_run
     from asic3d.storage import MARKER
 
     new = not run.exists()
     try:
-        with claim_run(run, overwrite=overwrite, resume=resume):
+        with claim_run(run, overwrite=overwrite, resume=resume, photos=photos):
             if not resume:
                 (run / CHECKPOINT).unlink(missing_ok=True)
             yield
@@ -58,12 +85,17 @@ def held_for(run: Path, output: Path) -> Iterator[None]:
         yield
 
 
-def loaded(console: Console, run: Path) -> "Alignment":
-    """The alignment of a run that is only looked at."""
+def loaded(console: Console, run: Path, photos: Path | None) -> "tuple[Alignment, bool]":
+    """The alignment of a run that is only looked at, with the photos that are there, and whether these are all.
+
+    What is made of fewer than all is made again when the others are back.
+    """
     import asic3d
 
     console.after_interrupt = lambda: "Stopped. Nothing was written."
-    return asic3d.load_alignment(run)
+    whole = asic3d.load_alignment(run, photos=photos)
+    warn_of_doubts(console, whole.present)
+    return whole.present, whole.present is whole
 
 
 def align_folder(

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from asic3d.temporaries import clear_own
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 PATIENCE = 5.0
@@ -69,6 +67,8 @@ def _watch(told: int, numbers: set[int], say: Callable[[], None]) -> None:
         if not noted:
             os.close(told)
             return
+    from asic3d.temporaries import clear_own
+
     threading.Event().wait(PATIENCE)
     say()
     clear_own()

@@ -12,7 +12,7 @@ from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import json_option
 from asic3d_cli.points import Point, parse_point, read_points
-from asic3d_cli.runs import FOLDER, RUN
+from asic3d_cli.runs import FOLDER, RUN, photos_option, warn_of_doubts
 
 if TYPE_CHECKING:
     from asic3d import Alignment, Correspondences
@@ -48,10 +48,17 @@ class PointType(click.ParamType):
               help="Photo to find them in, or 'all'. Repeatable. [default: all]")  # fmt: skip
 @click.option("--point", "points", multiple=True, type=PointType(), metavar="X,Y", help="A point. Repeatable.")
 @click.option("--points", "file", type=FOLDER, metavar="FILE", help="CSV file of points: columns x and y.")
+@photos_option
 @json_option
 @click.pass_obj
 def transfer(
-    console: Console, run: Path, source: str, targets: tuple[str, ...], points: tuple[Point, ...], file: Path | None
+    console: Console,
+    run: Path,
+    source: str,
+    targets: tuple[str, ...],
+    points: tuple[Point, ...],
+    file: Path | None,
+    photo_folder: Path | None,
 ) -> None:
     """Find points of one photo in others.
 
@@ -67,12 +74,14 @@ def transfer(
         raise click.UsageError("Give at least one point: --point X,Y or --points FILE.")
     import asic3d
 
-    alignment = asic3d.load_alignment(run)
+    alignment = asic3d.load_alignment(run, photos=photo_folder)
     names = _target_names(alignment, source, targets)
+    warn_of_doubts(console, alignment, [alignment.names[alignment.collection.index(name)] for name in (source, *names)])
     _warn_beside(console, alignment, source, wanted)
     found = {name: alignment.transfer(wanted, source=source, target=name) for name in names}
     if console.as_json:
-        console.emit({"source": source, "points": wanted, "targets": {n: _as_json(f) for n, f in found.items()}})
+        answers = {name: _as_json(result) for name, result in found.items()}
+        console.emit({"source": source, "points": wanted, "targets": answers, "warnings": console.warned})
     elif sys.stdout.isatty():
         _show_table(console, source, wanted, found)
     else:

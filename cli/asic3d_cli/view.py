@@ -9,7 +9,7 @@ from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import output_options
 from asic3d_cli.pages import check_ending, keep_existing, open_page, save_page
-from asic3d_cli.runs import FOLDER, RUN, held_for, loaded
+from asic3d_cli.runs import FOLDER, RUN, held_for, loaded, photos_option
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option("--model", metavar="DIR", type=FOLDER, help="Model of COLMAP. [default: RUN/colmap/sparse/0]")
 @click.option("--overwrite", is_flag=True, help="Replace the file or the picture where it is there.")
+@photos_option
 @output_options
 @click.pass_obj
 def view(
@@ -56,6 +57,7 @@ def view(
     rerun: str | None,
     model: Path | None,
     overwrite: bool,
+    photo_folder: Path | None,
 ) -> None:
     """Look at a run: a page that follows points, the report, or in 3-D what 'asic3d export-colmap --map' found.
 
@@ -73,19 +75,19 @@ def view(
     if report:
         _show_report(console, run)
     elif rerun is not None:
-        view_3d.record(console, run, model, Path(rerun) if rerun else None, overwrite)
+        view_3d.record(console, run, photo_folder, model, Path(rerun) if rerun else None, overwrite)
     elif picture is not None:
         view_3d.save_picture(console, run, model, picture, by_open3d=open3d, overwrite=overwrite)
     elif open3d:
         view_3d.show_window(console, run, model)
     elif in_3d and output is not None:
-        view_3d.write_page(console, run, model, output, overwrite)
+        view_3d.write_page(console, run, photo_folder, model, output, overwrite)
     elif in_3d:
-        view_3d.show_page(console, run, model)
+        view_3d.show_page(console, run, photo_folder, model)
     elif output is not None:
-        _save_explorer(console, run, output, overwrite)
+        _save_explorer(console, run, photo_folder, output, overwrite)
     else:
-        show_explorer(console, run)
+        show_explorer(console, run, photo_folder)
 
 
 def _show_report(console: Console, run: Path) -> None:
@@ -99,8 +101,9 @@ def _show_report(console: Console, run: Path) -> None:
     open_page(console, "report", report)
 
 
-def show_explorer(console: Console, run: Path) -> None:
+def show_explorer(console: Console, run: Path, photos: Path | None = None) -> None:
     """Opens a run's explorer, beside the page in 3-D where that can be made; old ones are made anew."""
+    from asic3d.errors import MissingExtraError
     from asic3d.storage import atomic_write, read_run
     from asic3d_cli.view_3d import refresh_page
     from asic3d_integrations import scene_page
@@ -109,27 +112,34 @@ def show_explorer(console: Console, run: Path) -> None:
     read_run(run)
     scene = scene_page.PAGE if scene_page.available() else ""
     stamp = stamp_of(run, scene=scene)
+    if scene and not is_made_from(run / PAGE, stamp):
+        try:
+            scene_page.viser()
+        except MissingExtraError as error:
+            console.warn(f"The page is made without 3-D. {error}")
+            scene, stamp = "", stamp_of(run)
     if not is_made_from(run / PAGE, stamp):
         with held_for(run, run / PAGE):
-            alignment = loaded(console, run)
-            content = _explorer(console, run, alignment, stamp, scene)
+            alignment, complete = loaded(console, run, photos)
+            content = _explorer(console, run, alignment, stamp * complete, scene)
             if scene:
-                refresh_page(console, run, alignment=alignment)
+                refresh_page(console, run, photos, read=(alignment, complete))
             atomic_write(run / PAGE, lambda file: file.write(content))
     elif scene:
         with held_for(run, run / PAGE):
-            refresh_page(console, run)
+            refresh_page(console, run, photos)
     open_page(console, "explorer", run / PAGE)
 
 
-def _save_explorer(console: Console, run: Path, path: Path, overwrite: bool) -> None:
+def _save_explorer(console: Console, run: Path, photos: Path | None, path: Path, overwrite: bool) -> None:
     from asic3d.storage import read_run
     from asic3d_integrations.explorer import stamp_of
 
     read_run(run)
     check_ending(path, "a page", (".html", ".htm"), "-o")
     keep_existing(path, overwrite)
-    save_page(console, "explorer", path, _explorer(console, run, loaded(console, run), stamp_of(run)))
+    alignment, complete = loaded(console, run, photos)
+    save_page(console, "explorer", path, _explorer(console, run, alignment, stamp_of(run) * complete))
 
 
 def _explorer(console: Console, run: Path, alignment: "Alignment", stamp: str, scene: str = "") -> bytes:

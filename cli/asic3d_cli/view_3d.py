@@ -19,19 +19,33 @@ RECORDING = "scene.rrd"
 """What a run's recording is called where no file is named."""
 
 
-def show_page(console: Console, run: Path, model: Path | None) -> None:
+def show_page(console: Console, run: Path, photos: Path | None, model: Path | None) -> None:
     """Makes the page of a run where it is missing or of something else, and opens it."""
     from asic3d.storage import read_run
     from asic3d_integrations.scene_page import PAGE
 
     read_run(run)
     with held_for(run, run / PAGE):
-        refresh_page(console, run, model)
+        refresh_page(console, run, photos, model)
     open_page(console, "scene", run / PAGE)
 
 
-def refresh_page(console: Console, run: Path, model: Path | None = None, alignment: "Alignment | None" = None) -> None:
-    """Makes the page of a run anew unless it is there and made from what is there; the run is held."""
+def refresh_page(
+    console: Console,
+    run: Path,
+    photos: Path | None,
+    model: Path | None = None,
+    read: "tuple[Alignment, bool] | None" = None,
+) -> None:
+    """Makes the page of a run anew unless it is there and made from what is there; the run is held.
+
+    Args:
+        console: where progress and warnings go.
+        run: the run folder.
+        photos: where its photos are now.
+        model: the model whose cameras are shown; None for the run's own.
+        read: what :func:`asic3d_cli.runs.loaded` said, where it was asked already.
+    """
     from asic3d.storage import atomic_write
     from asic3d_integrations.explorer import is_made_from
     from asic3d_integrations.scene_page import PAGE, stamp_of
@@ -39,40 +53,46 @@ def refresh_page(console: Console, run: Path, model: Path | None = None, alignme
     stamp = stamp_of(run, model or _model(run))
     if is_made_from(run / PAGE, stamp):
         return
-    content = _page(console, run, model, stamp=stamp, explorer=True, alignment=alignment)
+    alignment, complete = read or loaded(console, run, photos)
+    content = _page(console, run, model, alignment, stamp=stamp * complete, explorer=True)
     atomic_write(run / PAGE, lambda file: file.write(content))
 
 
-def write_page(console: Console, run: Path, model: Path | None, path: Path, overwrite: bool) -> None:
+def write_page(
+    console: Console, run: Path, photos: Path | None, model: Path | None, path: Path, overwrite: bool
+) -> None:
     """Writes the page into a file of its own."""
     from asic3d.storage import read_run
+    from asic3d_integrations.scene_page import viser
 
     read_run(run)
     check_ending(path, "a page", (".html", ".htm"), "-o")
     keep_existing(path, overwrite)
-    save_page(console, "scene", path, _page(console, run, model))
+    viser()  # what is missing is said before the work
+    alignment, _ = loaded(console, run, photos)
+    save_page(console, "scene", path, _page(console, run, model, alignment))
 
 
 def _page(
     console: Console,
     run: Path,
     model: Path | None,
+    alignment: "Alignment",
     *,
     stamp: str = "",
     explorer: bool = False,
-    alignment: "Alignment | None" = None,
 ) -> bytes:
     from asic3d_integrations.explorer import PAGE as EXPLORER
     from asic3d_integrations.report_sections import title
-    from asic3d_integrations.scene_page import scene_page, viser
+    from asic3d_integrations.scene_page import scene_page
 
-    viser()  # what is missing is said before the work
-    alignment = loaded(console, run) if alignment is None else alignment
     stages = _stages(console, run, model, alignment)
     return scene_page(stages, title(alignment), stamp=stamp, explorer=EXPLORER if explorer else "")
 
 
-def record(console: Console, run: Path, model: Path | None, path: Path | None, overwrite: bool) -> None:
+def record(
+    console: Console, run: Path, photos: Path | None, model: Path | None, path: Path | None, overwrite: bool
+) -> None:
     """Writes a recording of Rerun's: into a file, or into the run, where it is opened if there is a display."""
     from asic3d.storage import atomic_write, read_run
     from asic3d_integrations.colmap.window import display_here
@@ -85,7 +105,8 @@ def record(console: Console, run: Path, model: Path | None, path: Path | None, o
         keep_existing(file, overwrite)
     rerun()  # what is missing is said before the work
     with held_for(run, file):
-        content = recording(_stages(console, run, model, loaded(console, run)))
+        alignment, _ = loaded(console, run, photos)
+        content = recording(_stages(console, run, model, alignment))
         atomic_write(file, lambda out: out.write(content))
     opened = path is None and display_here()
     if opened:

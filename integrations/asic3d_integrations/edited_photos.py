@@ -48,7 +48,7 @@ def write_edited(
     layers: bool = False,
     overwrite: bool = False,
 ) -> Iterator[EditedPhoto]:
-    """Writes ``NAME.png`` for each photo ``NAME``, and at the end ``overview.jpg``, all photos on one sheet.
+    """Writes ``NAME.png`` for each photo ``NAME`` that is there, and at the end ``overview.jpg``, all on one sheet.
 
     Args:
         alignment: the alignment.
@@ -67,9 +67,10 @@ def write_edited(
         StorageError: the folder holds other things or can't be written, or a file is there already and ``overwrite``
             is not set. What an interrupted call left is painted again.
     """
-    places = {name: inside(folder, f"{name}.png") for name in alignment.names}
+    there = [name for name in alignment.names if name not in alignment.collection.absent]
+    places = {name: inside(folder, f"{name}.png") for name in there}
     if layers:
-        places |= {f"layers/{name}": inside(folder, f"layers/{name}.png") for name in alignment.names}
+        places |= {f"layers/{name}": inside(folder, f"layers/{name}.png") for name in there}
     again = overwrite or os.path.lexists(folder / _UNFINISHED)
     if not os.path.lexists(folder / _UNFINISHED):
         _refuse_foreign(folder)

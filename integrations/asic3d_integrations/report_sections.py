@@ -180,6 +180,9 @@ def _parts_key(count: int) -> str:
 
 def _parts(view: View) -> str:
     width, height = view.size
+    if verdict.OTHER_THING in view.standing:
+        picture = view.svg(view.use("photo"), f"Photo {view.title}, not painted")
+        return _framed(view, picture, f'<span class="tag">{verdict.OTHER_THING}</span>')
     painted = f'<image width="{width}" height="{height}" opacity=".75" href="{webp(view.parts)}"/>'
     picture = view.svg(view.use("photo") + painted, f"Photo {view.title} painted by part of the object")
     return _framed(view, picture, "")

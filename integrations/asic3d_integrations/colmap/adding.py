@@ -79,7 +79,7 @@ def add_to(
         _copy(database, temporary)
         before = read_database(temporary)
         place = _places(graph.names, before.names, database)
-        _check_sizes(graph.names, graph.sizes, before, place)
+        _check_sizes(graph.names, graph.sizes, [camera.size for camera in before.cameras], place)
         chosen = {pair: rows for pair, rows in verified.items() if all(photo in place for photo in pair) and len(rows)}
         with opened(temporary) as file:
             numbers = {image.name: image.image_id for image in file.read_all_images()}
@@ -100,11 +100,27 @@ def add_to(
     )
 
 
-def check_database(database: Path, names: Sequence[str]) -> None:
-    """Raises what :func:`add_to` would raise about most databases that can't be used: before the work, not after it."""
+def check_database(database: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
+    """Raises what :func:`add_to` would raise about a database that can't be used: before the work, not after it.
+
+    Args:
+        database: an existing database of COLMAP.
+        names: N photos.
+        sizes: (width, height) of each, pixels.
+
+    Raises:
+        StorageError, ExportError: as :func:`add_to`.
+    """
     with _reading(database) as source:
-        images = [name for (name,) in source.execute("SELECT name FROM images ORDER BY image_id")]
-    _places(names, images, database)
+        (found,) = source.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            why = " ".join(found.split()).removeprefix("*** in database main *** ")
+            raise StorageError(f"'{database}' is damaged ({why}). Take a copy from before, or make it again.")
+        rows = source.execute(
+            "SELECT name, width, height FROM images JOIN cameras USING (camera_id) ORDER BY image_id"
+        ).fetchall()
+    place = _places(names, [name for name, _, _ in rows], database)
+    _check_sizes(names, sizes, [(width, height) for _, width, height in rows], place)
 
 
 def _places(names: Sequence[str], images: Sequence[str], database: Path) -> dict[int, int]:
@@ -126,10 +142,10 @@ def _places(names: Sequence[str], images: Sequence[str], database: Path) -> dict
 
 
 def _check_sizes(
-    names: Sequence[str], sizes: Sequence[tuple[int, int]], before: Content, place: dict[int, int]
+    names: Sequence[str], sizes: Sequence[tuple[int, int]], theirs: Sequence[tuple[int, int]], place: dict[int, int]
 ) -> None:
     for photo, index in place.items():
-        size, other = sizes[photo], before.cameras[index].size
+        size, other = sizes[photo], theirs[index]
         if size != other:
             turned = (
                 " COLMAP took it as it is stored, before its EXIF orientation: start that project with upright copies."
@@ -143,6 +159,10 @@ def _check_sizes(
 @contextlib.contextmanager
 def _reading(database: Path) -> Iterator[sqlite3.Connection]:
     """A connection that can't change the database; pycolmap's would bring an old one up to date."""
+    if database.is_dir():
+        inside = database / "database.db"
+        example = f", such as '{inside}'" if inside.is_file() else ""
+        raise StorageError(f"'{database}' is a folder. Name the file of the database{example}.")
     if not database.is_file():
         raise StorageError(f"There is no database '{database}'.")
     try:

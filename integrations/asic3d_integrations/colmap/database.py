@@ -252,7 +252,10 @@ def _verify(path: Path, wanted: Verification) -> None:
     options.detect_watermark = False
     verifier = pycolmap.GeometricVerifierOptions()
     verifier.num_threads = 1  # with more, the same seed gives other samples
-    quiet_pycolmap().geometric_verification(path, verifier_options=verifier, two_view_geometry_options=options)
+    try:
+        quiet_pycolmap().geometric_verification(path, verifier_options=verifier, two_view_geometry_options=options)
+    except RuntimeError as error:  # on a full disk it can't open what it could before
+        raise StorageError(f"'{path}' can't be used as a database of COLMAP ({_first_line(error)}).") from error
 
 
 def read_database(path: Path) -> Content:

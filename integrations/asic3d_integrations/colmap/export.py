@@ -19,7 +19,7 @@ from asic3d.tracks import MatchGraph, taking_part
 from asic3d_integrations.colmap.adding import COPY, Added, add_to, check_database
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_focal
 from asic3d_integrations.colmap.database import Content, Verification, write_database
-from asic3d_integrations.colmap.exchange import h5py_here, write_hloc, write_pairs, write_text, write_tracks
+from asic3d_integrations.colmap.exchange import missing_for_hloc, write_hloc, write_pairs, write_text, write_tracks
 from asic3d_integrations.colmap.exported import FORMAT, REPORT, files_below, refuse_earlier
 from asic3d_integrations.colmap.images import FOLDER, Images, plan_images, write_images, write_masks
 from asic3d_integrations.colmap.mapping import INCREMENTAL, MapOptions, Mapped, guess_cameras
@@ -135,7 +135,7 @@ def export_colmap(
     collection = alignment.collection
     refuse_earlier(folder, options.overwrite)
     if database is not None:
-        check_database(database, collection.names)
+        check_database(database, collection.names, collection.sizes)
     images = plan_images(collection, always=options.copy_images)
     focal = parse_focal(options.focal) if options.focal else None
     cameras = choose_cameras(
@@ -189,7 +189,7 @@ def _write_others(new: Path, graph: MatchGraph, images: Images, content: Content
     write_pairs(new / "pairs.txt", images.names, list(content.verified))
     write_tracks(new / "tracks.npz", graph, images.names)
     write_text(new / "text", graph, images.names)
-    if h5py_here():
+    if not missing_for_hloc():
         write_hloc(new, graph, images.names, content.verified)
 
 
@@ -266,7 +266,7 @@ def _report(
         "pairs_verified": len(content.verified),
         "inlier_ratio": None if math.isnan(content.inlier_ratio) else content.inlier_ratio,
         "refining": source.facts,
-        "hloc": h5py_here(),
+        "hloc": missing_for_hloc() == "",
         "versions": {name: version(name) for name in ("pycolmap", "numpy")},
     }
 
