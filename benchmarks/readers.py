@@ -248,7 +248,7 @@ def _add_to(world: Path) -> None:
     tracks = np.array([[k, i, k] for k in range(3) for i in range(3)])
     sizes = tuple(Image.open(world / "photos" / name).size for name in names)
     graph = MatchGraph(names, sizes, (points,) * 3, {(0, 1): rows, (1, 2): rows, (0, 2): rows}, tracks, 1.0)
-    adding.check_database(world / "export/database.db", names)
+    adding.check_database(world / "export/database.db", names, sizes)
     adding.add_to(world / "export/database.db", graph, {(0, 1): rows, (1, 2): rows}, world / "added.db")
 
 

@@ -84,8 +84,8 @@ def _database(path: Path, _: bytes) -> str:
     return "" if found == "ok" else found
 
 
-def _arrays(path: Path, _: bytes) -> None:
-    with np.load(path, allow_pickle=False) as file:
+def _arrays(_: Path, content: bytes) -> None:
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
         for name in file.files:
             file[name]
 
