@@ -31,6 +31,7 @@ from asic3d.errors import AlignmentError
 from asic3d.fitting import Checkpoint
 from asic3d.foreground import full_mask, mask_shares
 from asic3d.judgement import (
+    astray_warnings,
     fit_warnings,
     mask_warnings,
     object_warnings,
@@ -416,6 +417,7 @@ def _judged(
             *object_warnings(photos.collection.names, foreground.whole),
             *mask_warnings(photos.collection.names, mask_shares(foreground.masks), photos.collection.unmasked),
             *fit_warnings(photos.collection.names, fits),
+            *astray_warnings(0 if laid.trained is None else laid.trained.again),
             *(training_warnings(quality) if config.mapping == "network" else ()),
             *unrelated_warnings(quality),
             *outlier_warnings(photos.outliers),

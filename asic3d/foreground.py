@@ -302,7 +302,8 @@ def mask_cells(mask: np.ndarray, grid: int) -> Tensor:
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     square = cv2.copyMakeBorder(mask, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT)
-    return torch.from_numpy(cv2.resize(square, (grid, grid), interpolation=cv2.INTER_AREA))
+    cells = cv2.resize(square, (grid, grid), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.clip(cells, 0, 1))  # a mean of ones is 1.0000001 now and then
 
 
 def mask_shares(masks: Sequence[np.ndarray]) -> list[float]:

@@ -92,6 +92,17 @@ def outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
         )
 
 
+def astray_warnings(again: int) -> tuple[str, ...]:
+    """What to say of a training that went astray and was begun again."""
+    if not again:
+        return ()
+    times = "once" if again == 1 else f"{again} times"
+    return (
+        f"The training went astray {times} and was begun again, with {0.1**again:g} times the learning_rate. Set that "
+        "learning_rate to save the time.",
+    )
+
+
 def training_warnings(quality: dict[str, float]) -> Iterator[str]:
     """A map that one network makes closes every cycle, also before it is trained: only the matches tell."""
     if quality["agreeing_matches"] < UNTRAINED:

@@ -10,8 +10,9 @@ from io import FileIO
 from pathlib import Path
 
 from asic3d.errors import StorageError
+from asic3d.journal import finish_journal
 from asic3d.storage import prepare_output
-from asic3d.temporaries import clear_left, locked, unfinished
+from asic3d.temporaries import JOURNAL, clear_left, locked, unfinished
 
 LOCK = ".asic3d.lock"
 """The file in a run folder that is locked, not its presence: the system frees it when a process dies."""
@@ -24,7 +25,7 @@ def hold_run(folder: str | Path) -> Iterator[None]:
     """Keeps other processes, and other threads of this one, from making or changing a run folder meanwhile.
 
     May be entered again by the thread that is in it. A file system that knows no locks is used without. What a process
-    that was killed left unfinished in the folder is removed.
+    that was killed left unfinished in the folder is removed, and what it had begun to put in its place is put there.
 
     Args:
         folder: an existing folder that may be written.
@@ -47,12 +48,20 @@ def hold_run(folder: str | Path) -> Iterator[None]:
     file = _locked(key[0] / LOCK, Path(folder))
     _held[key] = 1
     try:
+        finish_journal(key[0])
         clear_left(key[0], below=True)
         with unfinished(key[0] / LOCK):
             yield
     finally:
         del _held[key]
         _release(file, key[0] / LOCK)
+
+
+def settle_run(folder: str | Path) -> None:
+    """Brings a run that somebody was killed while replacing to its end, where it may be written: before it is read."""
+    if (Path(folder) / JOURNAL).is_file():
+        with contextlib.suppress(StorageError), hold_run(folder):  # an error: its owner lives, and is just finishing
+            pass
 
 
 @contextlib.contextmanager

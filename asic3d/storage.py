@@ -104,7 +104,7 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         >>> atomic_write("notes.txt", lambda file: file.write(b"hello"))  # doctest: +SKIP
     """
     path = Path(path)
-    with _clear_write_errors(path):
+    with clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(path) as temporary:
             with temporary.open("wb") as file:
@@ -114,32 +114,9 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.replace(path)
 
 
-def write_together(files: Mapping[Path, bytes]) -> None:
-    """Writes several files so that a full disk leaves all of them as they were.
-
-    All are written beside their places first; only then are they renamed, in the order given.
-
-    Raises:
-        StorageError: the disk is full or a place is not writable.
-    """
-    waiting: dict[Path, Path] = {}
-    with contextlib.ExitStack() as made:
-        for path, content in files.items():
-            with _clear_write_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                waiting[path] = made.enter_context(temporary_file(path))
-                with waiting[path].open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-        for path in files:
-            with _clear_write_errors(path):
-                waiting[path].replace(path)
-
-
 @contextlib.contextmanager
-def _clear_write_errors(path: Path) -> Iterator[None]:
-    """Turns what the operating system says about a write into a StorageError."""
+def clear_write_errors(path: Path) -> Iterator[None]:
+    """Turns what the operating system says about writing a file into a StorageError."""
     try:
         yield
     except OSError as error:
@@ -394,7 +371,7 @@ def prepare_output(
             f"{'There is nothing to resume: ' * resume}'{folder}' holds a finished run. Replace it with --overwrite "
             "(overwrite=True in Python), or choose another folder with -o."
         )
-    with _clear_write_errors(folder):
+    with clear_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
     if others and not is_run_folder(folder):

@@ -5,6 +5,7 @@ the system frees: :func:`clear_left` removes it.
 """
 
 import contextlib
+import ctypes
 import os
 import re
 import secrets
@@ -14,8 +15,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\.asic3d-[0-9a-f]{12}\.(tmp|new|old)")
-"""Names of temporary files (``tmp``), of folders (``new``), and of what a folder is about to replace (``old``)."""
+TEMPORARY = re.compile(r"\.asic3d-[0-9a-f]{12}\.(tmp|new|old|place)")
+"""Names of temporary files (``tmp``), of folders (``new``), of what a folder is about to replace (``old``), and
+of the file that says where it belongs (``place``)."""
+JOURNAL = ".asic3d-journal.json"
+"""In a folder, says which temporary files below it are complete and are to be moved: see :mod:`asic3d.journal`."""
 _unfinished: dict[Path, int | None] = {}
 """Temporary files and folders of this process -> the descriptor that holds their lock, where they have one."""
 
@@ -84,7 +88,13 @@ def _hold(made: Path) -> bool:
 
 
 def _drop(made: Path) -> None:
-    _remove(made)
+    if made in _unfinished:
+        _remove(made)
+        release(made)
+
+
+def release(made: Path) -> None:
+    """Lets a temporary file stay where it is: a journal says what becomes of it."""
     opened = _unfinished.pop(made, None)
     if opened is not None:
         os.close(opened)
@@ -128,6 +138,8 @@ def clear_left(folder: Path | None = None, *, below: bool = False) -> None:
         below: look into its folders too.
     """
     folder = folder or Path(tempfile.gettempdir())
+    if (folder / JOURNAL).exists():  # they are complete, and only not at their places yet
+        return
     with contextlib.suppress(OSError):
         for path in sorted(folder.rglob(".asic3d-*") if below else folder.glob(".asic3d-*")):
             if TEMPORARY.fullmatch(path.name):
@@ -135,19 +147,63 @@ def clear_left(folder: Path | None = None, *, below: bool = False) -> None:
                     _clear(path)
 
 
-def _clear(path: Path) -> None:
-    """Removes a file or folder that nobody holds."""
-    new, old = path.with_suffix(".new"), path.with_suffix(".old")
-    if new.exists() and old.exists():  # killed in the moment between two renamings: both are complete
+def move_folder(new: Path, folder: Path) -> None:
+    """Moves a complete temporary folder into the place of another one beside it, which is removed.
+
+    In one step where the system can exchange two folders. Else in two renamings: :func:`clear_left` does the second
+    where the process is killed after the first.
+
+    Raises:
+        OSError: it can't be moved; what was there is there.
+    """
+    if folder.is_dir() and _exchange(new, folder):
+        shutil.rmtree(new, ignore_errors=True)
         return
-    if path == old:
-        _remove(old)
+    old, place = new.with_suffix(".old"), new.with_suffix(".place")
+    try:
+        if folder.exists():
+            place.write_text(folder.name, encoding="utf-8", errors="surrogateescape")
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:  # Ctrl-C too may come between the two
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    finally:
+        place.unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two files or folders in one step; False where that can't be done, and nothing was."""
+    names = {"linux": ("renameat2", -100), "darwin": ("renameatx_np", -2)}  # with the working folder's number
+    if sys.platform not in names:
+        return False
+    name, here = names[sys.platform]
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # an old libc, or a name that it can't have
+        function = getattr(ctypes.CDLL(None), name)
+        return function(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(2)) == 0
+    return False
+
+
+def _clear(path: Path) -> None:
+    """Removes a file or folder that nobody holds, or moves a folder to where its maker was about to move it."""
+    new, old, place = (path.with_suffix(f".{kind}") for kind in ("new", "old", "place"))
+    if path in (old, place):
+        if not new.exists():
+            _remove(path)
         return
     if sys.platform == "win32" or path.is_symlink():
         return
     opened = os.open(path, os.O_RDONLY)
     try:
-        if locked(opened):
+        if locked(opened) and old.exists():  # killed in the moment between two renamings: both are complete
+            name = place.read_text(encoding="utf-8", errors="surrogateescape")
+            if Path(name).name == name and not os.path.lexists(path.with_name(name)):
+                new.rename(path.with_name(name))
+                _remove(old)
+                _remove(place)
+        elif locked(opened):
             _remove(path)
     finally:
         os.close(opened)

@@ -1,5 +1,6 @@
 """An edit painted on all photos, as files."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from asic3d import Alignment
 
 SHEET = "overview.jpg"
+_UNFINISHED = ".asic3d-painting"
+"""The file that is in the folder until all photos are: what is there then is ours, and may be painted again."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,18 @@ def write_edited(
         EditError: the edit can't be used.
         CollectionError: there is no such photo, or one has changed since it was loaded.
         StorageError: the folder holds other things or can't be written, or a file is there already and ``overwrite``
-            is not set.
+            is not set. What an interrupted call left is painted again.
     """
     there = [name for name in alignment.names if name not in alignment.collection.absent]
     places = {name: inside(folder, f"{name}.png") for name in there}
     if layers:
         places |= {f"layers/{name}": inside(folder, f"layers/{name}.png") for name in there}
-    _refuse_foreign(folder)
+    again = overwrite or os.path.lexists(folder / _UNFINISHED)
+    if not os.path.lexists(folder / _UNFINISHED):
+        _refuse_foreign(folder)
     painting = alignment.propagate(edit, source=source)
     for path in places.values():
-        if path.exists() and not overwrite:
+        if path.exists() and not again:
             raise StorageError(f"'{path}' is there already. Replace it with --overwrite, or choose a folder with -o.")
     return _written(alignment, painting, folder, places)
 
@@ -93,6 +98,7 @@ def _written(
     alignment: "Alignment", layers: Iterator[tuple[str, np.ndarray]], folder: Path, places: dict[str, Path]
 ) -> Iterator[EditedPhoto]:
     pictures = []
+    atomic_write(folder / _UNFINISHED, lambda file: file.write(b"The photos here are being painted by asic3d.\n"))
     for name, layer in layers:
         photo = alignment.collection[name]
         pixels = painted(photo.read(max(photo.size)), layer)
@@ -103,6 +109,7 @@ def _written(
         yield EditedPhoto(name, places[name], float(layer[..., 3].mean()) / 255)
     sheet = sheet_of(pictures, CELL)
     atomic_write(inside(folder, SHEET), lambda file: sheet.save(file, "JPEG", quality=90))
+    (folder / _UNFINISHED).unlink(missing_ok=True)
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.database import (
     HALF,
     Content,
+    check_tables,
     new_file,
     opened,
     quiet_pycolmap,
@@ -167,7 +168,7 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection]:
     try:
         source = sqlite3.connect(f"{database.resolve().as_uri()}?{_how(database)}", uri=True, timeout=_PATIENCE)
         with contextlib.closing(source):
-            source.execute("SELECT COUNT(*) FROM images").fetchall()
+            check_tables(source)
             yield source
     except sqlite3.Error as error:
         if "locked" in str(error) or "busy" in str(error):

@@ -7,6 +7,7 @@ CORNER of the top-left pixel; this package adds the half pixel, and no other par
 import contextlib
 import shutil
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -169,7 +170,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with pycolmap.Database.open(path) as database:
             yield database
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, LookupError, MemoryError) as error:  # what damaged tables make it run into
         raise StorageError(f"'{path}' can't be used as a database of COLMAP ({_first_line(error)}).") from error
 
 
@@ -276,6 +277,41 @@ def read_database(path: Path) -> Content:
             _by_pair(database.read_all_matches(), place, lambda rows: rows),
             _by_pair(database.read_two_view_geometries(), place, lambda geometry: geometry.inlier_matches),
         )
+
+
+_ARRAYS = {"keypoints": 4, "descriptors": 1, "matches": 4, "two_view_geometries": 4}
+"""Table -> bytes of a number in its ``data``, which has ``rows`` times ``cols`` of them."""
+_BLOBS = {"F": 72, "E": 72, "H": 72, "qvec": 32, "tvec": 24}
+_SOUND = (
+    ("images", "typeof(image_id) = 'integer' AND typeof(name) = 'text' AND typeof(camera_id) = 'integer'"),
+    ("images", "camera_id IN (SELECT camera_id FROM cameras)"),
+    ("cameras", "typeof(camera_id) = 'integer' AND typeof(model) = 'integer' AND typeof(params) = 'blob'"),
+    ("cameras", "typeof(width) = 'integer' AND typeof(height) = 'integer' AND length(params) BETWEEN 8 AND 800"),
+    ("cameras", "width BETWEEN 1 AND 1000000 AND height BETWEEN 1 AND 1000000 AND length(params) % 8 = 0"),
+)
+"""What holds of every row, in SQL."""
+
+
+def check_tables(file: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError where rows do not hold what they say: COLMAP reads beyond them, and crashes."""
+    conditions = list(_SOUND)
+    for table, size in _ARRAYS.items():
+        whole = "typeof(rows) = 'integer' AND typeof(cols) = 'integer' AND rows >= 0 AND cols BETWEEN 0 AND 100000"
+        fits = f"rows < 1000000000 AND coalesce(length(data), 0) = rows * cols * {size}"
+        stored = "typeof(data) IN ('blob', 'null')"
+        conditions += [(table, f"{whole} AND {fits} AND {stored}")]
+    pairs = "pair_id BETWEEN 2147483648 AND 4611686018427387903 AND typeof(pair_id) = 'integer' AND cols IN (0, 2)"
+    conditions += [(table, pairs) for table in ("matches", "two_view_geometries")]
+    known = {row[1] for row in file.execute("PRAGMA table_info(two_view_geometries)")}
+    conditions += [
+        ("two_view_geometries", f"{name} IS NULL OR (typeof({name}) = 'blob' AND length({name}) IN (0, {size}))")
+        for name, size in _BLOBS.items()
+        if name in known
+    ]
+    for table, condition in conditions:
+        (wrong,) = file.execute(f"SELECT COUNT(*) FROM {table} WHERE NOT coalesce({condition}, 0)").fetchone()
+        if wrong:
+            raise sqlite3.DatabaseError(f"{wrong} of the rows of its table {table} are damaged")
 
 
 def _camera(camera: Any) -> Camera:

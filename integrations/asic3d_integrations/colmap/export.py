@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,7 +14,7 @@ import numpy as np
 from asic3d.config import Progress
 from asic3d.errors import StorageError
 from asic3d.storage import write_json
-from asic3d.temporaries import clear_left, temporary_folder
+from asic3d.temporaries import clear_left, move_folder, temporary_folder
 from asic3d.tracks import MatchGraph, taking_part
 from asic3d_integrations.colmap.adding import COPY, Added, add_to, check_database
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_focal
@@ -203,27 +202,13 @@ def replaced_together(folder: Path) -> Iterator[Path]:
         clear_left(folder.parent)
         with temporary_folder(folder) as new:
             yield new
-            _put(new, folder)
+            move_folder(new, folder)
     except OSError as error:
         raise StorageError(
             f"'{folder}' can't be written ({error.strerror or error}). Choose another folder with -o."
         ) from error
     except StorageError as error:  # it speaks of the new folder, of which nobody knows
         raise StorageError(str(error).replace(str(new), str(asked))) from error
-
-
-def _put(new: Path, folder: Path) -> None:
-    """Moves a new folder into the place of another."""
-    old = new.with_suffix(".old")
-    try:
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    except BaseException:  # Ctrl-C too may come between the two
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _mapped(

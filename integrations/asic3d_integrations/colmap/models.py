@@ -31,7 +31,10 @@ def read_model(folder: Path) -> Any:
         raise StorageError(f"There is no model of COLMAP in '{folder}'; it would hold images.bin and cameras.bin.")
     try:
         _check_whole(folder)
-        return pycolmap.Reconstruction(folder)
+        model = pycolmap.Reconstruction(folder)
+        for image in model.images.values():
+            image.name.encode()  # a name that is no text is found out here
+        return model
     except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # a file that is cut off asks for any memory
         raise StorageError(f"The model of COLMAP in '{folder}' can't be read; make it again.") from error
 
