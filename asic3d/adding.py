@@ -17,12 +17,13 @@ from asic3d.config import Progress, ProgressCallback
 from asic3d.content import first_of_picture
 from asic3d.correspondences import as_stored, cell_confidence
 from asic3d.errors import AlignmentError, CollectionError
-from asic3d.foreground import quantised
+from asic3d.foreground import mask_shares, quantised
 from asic3d.judgement import (
     Further,
     agreeing,
     enlarged_quality,
     fit_warnings,
+    mask_warnings,
     object_warnings,
     photo_fits,
     standing_warnings,
@@ -168,9 +169,9 @@ def _judged_again(before: "Alignment", after: "Alignment", look: NewPhoto, by_pa
 
     A copy of a photo that is there agrees with it in everything, which says nothing: it leaves the figures as they are.
     """
-    config, space, count = after.config, after.space, len(look.pairs)
+    config, space, count, newest = after.config, after.space, len(look.pairs), len(after.names) - 1
     quality, pairs = before.quality, before.pairs
-    if first_of_picture([photo.pixels for photo in after.collection])[-1] == len(after.names) - 1:
+    if first_of_picture([photo.pixels for photo in after.collection])[-1] == newest:
         buddies = find_best_buddies(space.descriptors, look.few, look.pairs, space.canonical, config.match_prior)
         agreeing_matches = int(agreeing(buddies, space.canonical).sum())
         further = Further(count, float(by_pair.sum()), len(buddies), agreeing_matches)
@@ -179,7 +180,8 @@ def _judged_again(before: "Alignment", after: "Alignment", look: NewPhoto, by_pa
     warnings = (
         *(sentence for sentence in before.warnings if sentence not in stale),
         *fit_warnings(names, fits),
-        *object_warnings(after.names, [len(after.names) - 1] if look.whole else []),
+        *object_warnings(after.names, [newest] if look.whole else []),
+        *mask_warnings(after.names, mask_shares(after.masks), [newest] if newest in after.collection.unmasked else []),
         *standing_warnings(after.names[-1:], [look.turns], [look.mirrored], quality),
     )
     return dataclasses.replace(

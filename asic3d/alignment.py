@@ -30,9 +30,11 @@ from asic3d.correspondences import (
 from asic3d.devices import choose_device
 from asic3d.errors import AlignmentError, CollectionError
 from asic3d.fitting import Checkpoint
-from asic3d.foreground import full_mask
+from asic3d.foreground import full_mask, mask_shares
 from asic3d.judgement import (
+    astray_warnings,
     fit_warnings,
+    mask_warnings,
     object_warnings,
     outlier_warnings,
     photo_fits,
@@ -355,8 +357,8 @@ def align(
             an interrupted one of the same photos with the same settings goes on from there. It is deleted at the end.
 
     Raises:
-        AlignmentError: no collection or fewer than two photos, nothing in them can be matched, or the training went
-            astray.
+        AlignmentError: no collection or fewer than two photos, nothing in them can be matched, the training went
+            astray, or it would take more than ``max_memory``.
         CollectionError: there is no such folder, or fewer than two photos in it that can be used.
         BackboneError: the network's weights are missing or wrong.
         ConfigError: the device is not there.
@@ -427,7 +429,9 @@ def _judged(
         timings=seconds,
         warnings=(
             *object_warnings(photos.collection.names, foreground.whole),
+            *mask_warnings(photos.collection.names, mask_shares(foreground.masks), photos.collection.unmasked),
             *fit_warnings(photos.collection.names, fits),
+            *astray_warnings(0 if laid.trained is None else laid.trained.again),
             *(training_warnings(quality) if config.mapping == "network" else ()),
             *unrelated_warnings(quality),
             *outlier_warnings(photos.outliers),
@@ -458,7 +462,7 @@ def _as_points(points: Any) -> Tensor:
 
 def _fingerprint(collection: Collection, config: AlignmentConfig, backbone: str) -> str:
     facts: Sequence[Any] = (
-        sorted(dataclasses.asdict(config).items()),
+        sorted(dataclasses.asdict(dataclasses.replace(config, max_memory=0.0)).items()),  # it changes no result
         [(photo.name, photo.sha256) for photo in collection.photos],
         [
             None if photo.mask is None else hashlib.sha256(photo.mask.tobytes()).hexdigest()

@@ -148,6 +148,11 @@ class Collection:
         return tuple(photo.size for photo in self.photos)
 
     @property
+    def unmasked(self) -> tuple[int, ...]:
+        """The photos whose object was not given by a mask, by index."""
+        return tuple(index for index, photo in enumerate(self.photos) if photo.mask is None)
+
+    @property
     def absent(self) -> tuple[str, ...]:
         """Names of the photos whose files are gone since they were aligned."""
         return tuple(photo.name for photo in self.photos if isinstance(photo, AbsentPhoto))

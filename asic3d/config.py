@@ -79,6 +79,7 @@ class AlignmentConfig:
     weights: str = _setting("", "file with the backbone's weights (empty: the place where they are usually found)")
     device: str = _setting("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'")
     seed: int = _setting(0, "seed of every random draw", 0, 2**31 - 1)
+    max_memory: float = _setting(0.0, "refuse photos that would take more memory than this, GB (0: any)", 0.0, 1e6)
     turns: bool = _setting(True, "find photos that lie on their side or upside down")
     flips: bool = _setting(True, "find photos that face the other way (mirrored)")
     outliers: bool = _setting(True, "leave photos that show something else out of the fit")

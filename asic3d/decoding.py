@@ -17,7 +17,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from asic3d.errors import CollectionError
+from asic3d.errors import CollectionError, MissingExtraError
+from asic3d.extras import load_extra
 
 # Formats that are opened, whatever a file's name ends with. Pillow knows more, but some of those start other programs.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF")
@@ -288,9 +289,9 @@ def _identify(file: BinaryIO) -> Image.Image:
 def _enable_heif() -> None:
     """Lets Pillow open HEIC, where pillow-heif is installed."""
     try:
-        heif = importlib.import_module("pillow_heif")
-    except ImportError:
-        raise UnreadableError("it is a HEIC photo; pip install pillow-heif to read it") from None
+        heif = load_extra("pillow_heif", "it is a HEIC photo, which needs pillow-heif", "pillow-heif")
+    except MissingExtraError as error:
+        raise UnreadableError(str(error).removesuffix(".")) from None
     if "HEIF" not in Image.OPEN:
         heif.register_heif_opener()
 

@@ -10,7 +10,7 @@
     ├── EditError               an edit that is to be propagated: unreadable, without transparency, of another shape
     ├── ExportError             keypoints, matches or photos that can't be handed to another program
     ├── StorageError            run folders and files: exist already, damaged, not writable, of a newer version
-    ├── MissingExtraError       an optional package that is not installed
+    ├── MissingExtraError       an optional package that is not installed, or can't be imported
     └── PluginError             a package that adds a backbone or an exporter, and does not work
 
 A message names the photo or file, says what was found and what is needed, and ends with what to do next.
@@ -50,7 +50,7 @@ class StorageError(Asic3dError):
 
 
 class MissingExtraError(Asic3dError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed and not installed, or can't be imported."""
 
 
 class PluginError(Asic3dError):

@@ -1,6 +1,6 @@
 """Feature maps of a collection: what the frozen backbone sees, brought to one grid per photo."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,9 @@ from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.coordinates import photo_cells
 from asic3d.errors import StorageError
 from asic3d.storage import read_safetensors, write_safetensors
+
+_BLOCK = 2**16
+"""Cells that are worked on at once: those of 40 photos of 40 x 40 cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +65,7 @@ class FeatureMaps:
 
     @cached_property
     def _principal(self) -> tuple[Tensor, Tensor]:
-        return principal_axes(self.features[self.valid])
+        return principal_axes(self.features, self.valid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,7 @@ def extract_features(
         _report(progress, len(raw), len(collection.photos))
     centres = tap_centres(raw)
     return FeatureMaps(
-        features=torch.stack([describe(photo, centres, backbone.tap_weights, config.grid) for photo in raw]),
+        features=_described(raw, centres, backbone, config.grid),
         valid=torch.stack([photo_cells(photo.size, config.grid) for photo in collection.photos]).to(backbone.device),
         saliency=_stack_saliency(raw, config.grid),
         centres=centres,
@@ -198,9 +201,7 @@ def extract_oriented(
         for photo, ways in zip(photos, orientations, strict=True)
         for look in _looks(photo, backbone, side, ways, cache)
     ]
-    centres = tap_centres(raw)
-    described = [describe(one, centres, backbone.tap_weights, grid) for one in raw]
-    return torch.stack(described).unflatten(0, (len(photos), -1))
+    return _described(raw, tap_centres(raw), backbone, grid).unflatten(0, (len(photos), -1))
 
 
 def _looks(
@@ -315,6 +316,15 @@ def describe(raw: RawFeatures, centres: Sequence[Tensor], tap_weights: Sequence[
     return F.normalize(total, dim=0).permute(1, 2, 0).contiguous()
 
 
+def _described(raw: Sequence[RawFeatures], centres: Sequence[Tensor], backbone: Backbone, grid: int) -> Tensor:
+    """(N, G, G, C) float32 descriptors, each written to its place: a stack of them would need them twice."""
+    first = describe(raw[0], centres, backbone.tap_weights, grid)
+    described = first.new_empty(len(raw), *first.shape)
+    for place, photo in zip(described, raw, strict=True):
+        place.copy_(describe(photo, centres, backbone.tap_weights, grid))
+    return described
+
+
 def _centred(tap: Tensor, centre: Tensor) -> Tensor:
     """(C_t, h, w) of any length -> unit length over C_t, around the centre (C_t,)."""
     return F.normalize(F.normalize(tap, dim=0) - centre[:, None, None], dim=0)
@@ -332,17 +342,50 @@ def _stack_saliency(raw: Sequence[RawFeatures], grid: int) -> Tensor | None:
     return torch.stack([_resampled(saliency[None], grid)[0] for saliency in maps]) if maps else None
 
 
-def principal_axes(cells: Tensor) -> tuple[Tensor, Tensor]:
+def principal_axes(features: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Principal components, the same in every run.
 
     Args:
-        cells: (M, C) float32 descriptors.
+        features: (..., C) float32 descriptors.
+        used: (...) bool, the cells that count; None for all.
 
     Returns:
         (C, C) float32 orthonormal axes, the strongest first, each with its largest entry positive; (C,) float32 mean.
     """
-    mean = cells.double().mean(0)
-    centred = cells.double() - mean
-    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
+    count = features[..., 0].numel() if used is None else int(used.sum())
+    mean = _summed(cells.double().sum(0) for cells in _blocks(features, used)) / count
+    centred = (cells.double() - mean for cells in _blocks(features, used))
+    axes = torch.linalg.eigh(_summed(cells.T @ cells for cells in centred)).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return (axes * torch.where(largest < 0, -1.0, 1.0)).float(), mean.float()
+
+
+def project(features: Tensor, axes: Tensor, mean: Tensor, used: Tensor | None = None) -> Tensor:
+    """Descriptors along some axes.
+
+    Args:
+        features: (..., C) float32.
+        axes: (C, D) float32.
+        mean: (C,) float32, subtracted first.
+        used: (...) bool, the M cells that are wanted; None for all.
+
+    Returns:
+        (..., D) float32, or (M, D) where only some are wanted.
+    """
+    found = torch.cat([(cells - mean) @ axes for cells in _blocks(features, used)])
+    return found if used is not None else found.reshape(*features.shape[:-1], -1)
+
+
+def _blocks(features: Tensor, used: Tensor | None) -> Iterator[Tensor]:
+    """(m, C) cells of some photos at a time: copies of all of them, in double precision, would not fit in memory."""
+    size = max(1, _BLOCK // max(1, features[0, ..., 0].numel()))
+    for start in range(0, len(features), size):
+        part = features[start : start + size]
+        yield part.flatten(0, -2) if used is None else part[used[start : start + size]]
+
+
+def _summed(parts: Iterator[Tensor]) -> Tensor:
+    total = next(parts)
+    for part in parts:
+        total = total + part
+    return total

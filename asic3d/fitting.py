@@ -30,8 +30,8 @@ from asic3d.canonical import (
 )
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.errors import AlignmentError, StorageError
-from asic3d.features import FeatureMaps
-from asic3d.orientations import MIRRORED, find_flips, oriented, pair_support, photo_support
+from asic3d.features import FeatureMaps, project
+from asic3d.orientations import MIRRORED, find_flips, oriented, pair_support, photo_support, unsure_of_flips
 from asic3d.storage import read_safetensors, write_safetensors
 
 OBJECT = 0.15
@@ -179,6 +179,7 @@ class Problem:
         support: (E,) float64, weight of each pair's best buddies that agree on one map.
         first: (N,) int64, for each photo the first one that shows the same picture.
         flips: (N,) bool, the photos that are mirrored: as the features have it, or else as the buddies hint at it.
+        unsure: (N,) bool, the photos for which it hints at neither clearly.
         start: (N, 3, 2) float64, upright affine maps of the objects to one place and size.
         bending: stiffness of the spline in each round.
     """
@@ -196,6 +197,7 @@ class Problem:
     support: Tensor
     first: Tensor
     flips: Tensor
+    unsure: Tensor
     start: Tensor
     bending: list[float]
 
@@ -215,7 +217,7 @@ class Problem:
             AlignmentError: nothing in the photos can be matched.
         """
         axes, mean = maps.principal_axes(config.channels)
-        descriptors = F.normalize((maps.features.flatten(1, 2) - mean) @ axes, dim=2)
+        descriptors = F.normalize(project(maps.features.flatten(1, 2), axes, mean), dim=2)
         usable = object_cells(recurring, maps.valid)
         cells = pack_cells(usable)
         few, fewest = pack_cells(_thinned(usable, 2)), pack_cells(_thinned(usable, 4))
@@ -227,8 +229,10 @@ class Problem:
         weight = match_weights(buddies, recurring.flatten(1), config.similarity_power)
         ways = (0, MIRRORED) if unknown else (0,)
         support = pair_support(buddies, weight, affine_map(start, maps.grid), pairs, ways)
+        unsure = torch.zeros(len(maps), dtype=torch.bool)
         if unknown:
             flips = find_flips(support, pairs, len(maps))
+            unsure = unsure_of_flips(support, pairs, flips)
         splines = config.spline_rounds + config.metric_rounds
         return Problem(
             config=config,
@@ -244,6 +248,7 @@ class Problem:
             support=support.amax(1),
             first=torch.tensor(range(len(maps)) if first is None else first, device=pairs.device),
             flips=flips,
+            unsure=unsure,
             start=oriented(start, flips * MIRRORED) if unknown else start,
             bending=np.geomspace(max(_STIFFEST, config.bending), config.bending, max(splines, 1)).tolist(),
         )

@@ -1,6 +1,7 @@
 """The object in each photo: from what recurs over the collection, sharpened to the photo's own edges."""
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
-from asic3d.features import FeatureMaps
+from asic3d.features import FeatureMaps, project
 
 _CLUSTERS = (8, 12, 16, 24, 8, 12, 16, 24)
 """Cluster counts of the clusterings that vote; the second four start elsewhere."""
@@ -127,9 +128,8 @@ def _report(progress: ProgressCallback | None, done: int, total: int) -> None:
 
 def _recurring(maps: FeatureMaps, seed: int) -> Tensor:
     """(N, G, G) float32: mean vote of the clusterings."""
-    cells = maps.features[maps.valid]
     axes, mean = maps.principal_axes(32)
-    reduced = ((cells - mean) @ axes).cpu().numpy()
+    reduced = project(maps.features, axes, mean, maps.valid).cpu().numpy()
     padded = F.pad((~maps.valid).float()[:, None], (1, 1, 1, 1), value=1.0)
     border = (F.max_pool2d(padded, 3, 1)[:, 0] > 0)[maps.valid].cpu().numpy()
     photo = torch.where(maps.valid)[0].cpu().numpy()
@@ -141,8 +141,8 @@ def _recurring(maps: FeatureMaps, seed: int) -> Tensor:
         found = cv2.kmeans(reduced, count, np.empty(0, np.int32), stop, 1, cv2.KMEANS_PP_CENTERS)[1]
         labels = np.asarray(found, np.int64)[:, 0]
         votes += _cluster_scores(labels, border, photo, count, len(maps))[labels]
-    recurring = torch.zeros(maps.valid.shape, device=cells.device)
-    recurring[maps.valid] = torch.from_numpy(votes / len(_CLUSTERS)).float().to(cells.device)
+    recurring = torch.zeros(maps.valid.shape, device=axes.device)
+    recurring[maps.valid] = torch.from_numpy(votes / len(_CLUSTERS)).float().to(axes.device)
     return recurring
 
 
@@ -167,7 +167,7 @@ def _agreement(maps: FeatureMaps, coverage: Tensor) -> tuple[Tensor, Tensor]:
     Ridge regression on principal components; object and background of a photo weigh the same.
     """
     axes, mean = maps.principal_axes(64)
-    scale = ((maps.features[maps.valid] - mean) @ axes).std(0).mean().clamp(min=1e-6)
+    scale = project(maps.features, axes, mean, maps.valid).std(0).mean().clamp(min=1e-6)
     systems, sides = [], []
     for features, valid, covered in zip(maps.features, maps.valid, coverage, strict=True):
         x = F.pad((features[valid] - mean) @ axes / scale, (0, 1), value=1.0).double()
@@ -302,7 +302,13 @@ def mask_cells(mask: np.ndarray, grid: int) -> Tensor:
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     square = cv2.copyMakeBorder(mask, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT)
-    return torch.from_numpy(cv2.resize(square, (grid, grid), interpolation=cv2.INTER_AREA))
+    cells = cv2.resize(square, (grid, grid), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(np.clip(cells, 0, 1))  # a mean of ones is 1.0000001 now and then
+
+
+def mask_shares(masks: Sequence[np.ndarray]) -> list[float]:
+    """How much of each photo is object, [0, 1], from (h, w) masks in [0, 1]."""
+    return [float(mask.mean()) for mask in masks]
 
 
 def full_mask(photo: Photo, mask: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ UNRELATED = 0.0015
 0.0006 for six photos of six things, 0.004 to 0.3 for thirteen collections of one thing."""
 UNTRAINED = 0.5
 """Share of agreeing matches below which a trained network has not brought the photos together."""
+_SPECK, _FAR_LESS = 0.015, 0.125
+"""Share of a photo, and of the usual share, below which a mask covers next to nothing."""
 _ONE_PLACE = 0.15  # canonical units
 
 
@@ -41,6 +44,23 @@ def object_warnings(names: Sequence[str], whole: Sequence[int]) -> Iterator[str]
     elif whole:
         listed = ", ".join(shown(names[index]) for index in whole)
         yield f"No object was found in {listed}: all of it was aligned. Is that wrong? Give --masks."
+
+
+def mask_warnings(names: Sequence[str], shares: Sequence[float], of: Sequence[int]) -> Iterator[str]:
+    """The photos of which next to nothing was taken for the object.
+
+    Args:
+        names: all photos.
+        shares: how much of each photo its mask covers, [0, 1].
+        of: the photos that are asked about, by index; those with a given mask are not to be doubted.
+    """
+    usual = median(shares)
+    for index in of:
+        if shares[index] < min(_SPECK, _FAR_LESS * usual):
+            yield (
+                f"Hardly anything of {shown(names[index])} was taken for the object: {shares[index]:.1%} of the photo, "
+                f"where {usual:.0%} is usual. Look at its mask; if it is wrong, give --masks."
+            )
 
 
 def standing_warnings(
@@ -81,6 +101,17 @@ def outlier_warnings(outliers: tuple[str, ...]) -> Iterator[str]:
             f"'{name}' seems to show something else than the other photos: it had no say in the alignment. If it shows "
             "the same, align with --set outliers=false (outliers=False in Python)."
         )
+
+
+def astray_warnings(again: int) -> tuple[str, ...]:
+    """What to say of a training that went astray and was begun again."""
+    if not again:
+        return ()
+    times = "once" if again == 1 else f"{again} times"
+    return (
+        f"The training went astray {times} and was begun again, with {0.1**again:g} times the learning_rate. Set that "
+        "learning_rate to save the time.",
+    )
 
 
 def training_warnings(quality: dict[str, float]) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""The training loop of the paper's preset: Adam with warm restarts on the objective, gone on with bit for bit."""
+"""The training loop of the paper's preset: Adam with warm restarts on the objective, gone on with bit for bit.
+
+Where it goes astray it begins again with a smaller step size.
+"""
 
 import dataclasses
 import math
@@ -20,6 +23,12 @@ from asic3d.warps import warp_photos
 
 COLUMNS = (*TERMS, "total")
 """What is kept of every iteration: the terms without their weights, and the weighted sum."""
+_SMALLER = 0.1
+"""The step size of a training that is begun again, of the one that went astray."""
+_MOST_AGAIN = 3
+"""How often a training is begun again."""
+_ASTRAY = 1000.0
+"""An objective that is so many times as large as it was at first, or as 1, has gone astray."""
 _KINDS = ("parameter", "mean", "square")  # what a checkpoint holds of each parameter: itself and Adam's two moments
 
 
@@ -30,10 +39,12 @@ class Trained(Brief):
     Attributes:
         image: (4, R, R) float32, the learned canonical image: red, green, blue, and the logit of the foreground.
         losses: (S, 7) float32, :data:`COLUMNS` of each iteration.
+        again: how often it went astray and was begun again, each time with a tenth of the step size.
     """
 
     image: Tensor
     losses: Tensor
+    again: int = 0
 
 
 class NetworkMap(nn.Module):
@@ -87,6 +98,8 @@ def train(
 ) -> Trained:
     """Minimises the objective (section 3.3 of the paper) over a mapping and the canonical image.
 
+    A training that goes astray is begun again with a tenth of the step size, up to three times.
+
     Args:
         data: the photos and their matches.
         mapping: what is trained, in place: called with a :class:`Batch` and the (B,) indices of its photos, it returns
@@ -98,7 +111,7 @@ def train(
         progress: called after each iteration with the stage ``training``; whatever it raises stops the work.
 
     Raises:
-        AlignmentError: the objective is no finite number any more.
+        AlignmentError: it goes astray from the first iteration on, or with the smallest step size too.
         ConfigError: all weights are 0.
         StorageError: the checkpoint can't be written.
     """
@@ -107,13 +120,18 @@ def train(
     state = _State(mapping, data, config, steps)
     done = 0 if checkpoint is None else state.resume(checkpoint)
     distance = PerceptualDistance(data.photos.device) if config.weight_reconstruction else None
-    for step in range(done, steps):
-        state.iterate(step, distance)
+    step = done
+    while step < steps:
+        if not state.iterate(step, distance):
+            state.begin_again(step)
+            step = 0
+            continue
         if checkpoint is not None and (step + 1) % config.checkpoint_every == 0 and step + 1 < steps:
             state.save(checkpoint, step + 1)
         if progress is not None:
             progress(Progress("training", step + 1, steps))
-    return Trained(state.image.detach(), state.losses)
+        step += 1
+    return Trained(state.image.detach(), state.losses, state.again)
 
 
 class _State:
@@ -130,10 +148,12 @@ class _State:
         painted = config.weight_reconstruction or config.weight_mask  # else nothing asks for the image
         self._parameters = [*mapping.parameters(), *([self.image] if painted else [])]
         self._optimiser = torch.optim.Adam(self._parameters, lr=config.learning_rate)
+        self._first = [parameter.detach().clone() for parameter in self._parameters]
+        self.again = 0
 
     @torch.enable_grad()
-    def iterate(self, step: int, distance: Distance | None) -> None:
-        """One step of Adam on one batch."""
+    def iterate(self, step: int, distance: Distance | None) -> bool:
+        """One step of Adam on one batch; False where the training has gone astray."""
         config = self._config
         batch, index = self._data.draw(config.batch, self._generator)
         if config.weight_equivariance:
@@ -142,21 +162,42 @@ class _State:
         canonical, of_warped = self._mapping(batch, index)
         terms = objective(batch, canonical, of_warped, self.image, config, distance)
         row = torch.stack([terms[name].detach() for name in COLUMNS]).float().cpu()
-        if not bool(row.isfinite().all()):
-            raise AlignmentError(
-                f"The training went astray: in iteration {step + 1} the objective is no finite number. "
-                "Set a smaller learning_rate, or precision=float32."
-            )
         self.losses[step] = row
+        if not bool(row.isfinite().all()) or row[-1] > _ASTRAY * max(1.0, float(self.losses[0, -1])):
+            return False
         self._optimiser.zero_grad(set_to_none=True)
         terms["total"].backward()
         for group in self._optimiser.param_groups:
-            group["lr"] = step_size(step, config)
+            group["lr"] = step_size(step, config) * _SMALLER**self.again
         self._optimiser.step()
+        return step + 1 < len(self.losses) or all(bool(one.isfinite().all()) for one in self._parameters)
+
+    def begin_again(self, step: int) -> None:
+        """Back to the start, with a smaller step size.
+
+        Args:
+            step: the iteration in which it went astray, counted from 0.
+
+        Raises:
+            AlignmentError: that would not help.
+        """
+        if step == 0 or self.again == _MOST_AGAIN:
+            tried = f", also with {_SMALLER**self.again:g} times the learning_rate" if self.again else ""
+            raise AlignmentError(
+                f"The training went astray: in iteration {step + 1} the objective is no finite number or has exploded"
+                f"{tried}. Set a smaller learning_rate, or precision=float32."
+            )
+        self.again += 1
+        with torch.no_grad():
+            for parameter, first in zip(self._parameters, self._first, strict=True):
+                parameter.copy_(first)
+        self._optimiser = torch.optim.Adam(self._parameters, lr=self._config.learning_rate)
+        self._generator.manual_seed(self._config.seed)
 
     def save(self, checkpoint: Checkpoint, done: int) -> None:
         """Writes all of it."""
         tensors = {"done": torch.tensor([done]), "losses": self.losses[:done], "generator": self._generator.get_state()}
+        tensors["again"] = torch.tensor([self.again])
         for i, parameter in enumerate(self._parameters):
             moments = self._optimiser.state[parameter]
             tensors[f"parameter{i}"] = parameter
@@ -183,6 +224,7 @@ class _State:
         """What a checkpoint of this training holds."""
         expected: dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]] = {
             "done": (torch.int64, (1,)),
+            "again": (torch.int64, (1,)),
             "losses": (torch.float32, (None, len(COLUMNS))),
             "generator": (torch.uint8, tuple(self._generator.get_state().shape)),
         }
@@ -192,7 +234,7 @@ class _State:
 
     def _check(self, found: dict[str, Tensor], done: int, checkpoint: Checkpoint) -> None:
         """Refuses what no training can have written."""
-        whole = 1 <= done < len(self.losses) and len(found["losses"]) == done
+        whole = 1 <= done < len(self.losses) and len(found["losses"]) == done and 0 <= found["again"] <= _MOST_AGAIN
         if not whole or any(bool((found[f"square{i}"] < 0).any()) for i in range(len(self._parameters))):
             raise StorageError(f"'{checkpoint.path}' is damaged: its numbers do not fit together.")
         torch.Generator().set_state(found["generator"])
@@ -200,6 +242,7 @@ class _State:
     def _take(self, found: dict[str, Tensor], done: int) -> None:
         self._generator.set_state(found["generator"])
         self.losses[:done] = found["losses"]
+        self.again = int(found["again"])
         moments = {}
         with torch.no_grad():
             for i, parameter in enumerate(self._parameters):

@@ -20,7 +20,7 @@ from asic3d.canonical import affine_map, robust_weight, start_affine
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig
 from asic3d.coordinates import cell_centres, photo_cells
-from asic3d.features import extract_oriented, principal_axes
+from asic3d.features import extract_oriented, principal_axes, project
 from asic3d.judgement import UNRELATED
 
 MIRRORED = 4
@@ -39,6 +39,8 @@ _GLANCE = (160, 20)
 """Side of the backbone's input, pixels, and cells along it, when all photos are looked at in all turns."""
 _CLOSER_GRID = 30  # where one may be turned; at the backbone's largest side
 _MIRROR_SIDE = 320
+_CLEARLY = 1.3
+"""By what factor the support of a photo's direction must be more than that of its mirror image."""
 _SURE = 0.6
 """Share of the pairs that must be for the chosen orientations; with fewer the photos are looked at more closely."""
 
@@ -200,6 +202,7 @@ def stand_upright(
         valid = torch.stack([photo_cells(photo.size, grid) for photo in photos]).to(backbone.device)
         turned = extract_oriented(photos, backbone, side, grid, ways, cache)
         turns, sure = find_turns(turned, valid, config.partners)
+        del turned  # before the next ones are made
         if sure and not turns.any():
             break
     return turns
@@ -232,8 +235,8 @@ def look_mirrored(
     objects = F.interpolate(recurring[:, None], (grid, grid), mode="area")[:, 0]
     valid = torch.stack([photo_cells(photo.size, grid) for photo in collection.photos]).to(objects.device)
     objects = objects * valid + 1e-3 * valid
-    axes, mean = principal_axes(described[:, 0][valid])
-    plain, mirrored = F.normalize((described - mean) @ axes[:, :_CHANNELS], dim=-1).flatten(2, 3).unbind(1)
+    axes, mean = principal_axes(described[:, 0], valid)
+    plain, mirrored = F.normalize(project(described, axes[:, :_CHANNELS], mean), dim=-1).flatten(2, 3).unbind(1)
     cells = pack_cells(objects > torch.clamp(objects.amax((1, 2), keepdim=True) / 2, max=0.15))
     pairs = choose_pairs(plain, cells, config.partners)
     place = affine_map(oriented(start_affine(objects), turns), grid)
@@ -289,8 +292,8 @@ def find_turns(turned: Tensor, valid: Tensor, partners: int) -> tuple[Tensor, bo
         whether the pairs of photos are of one mind.
     """
     count, grid = len(turned), turned.shape[2]
-    axes, mean = principal_axes(turned[:, 0][valid])
-    described = F.normalize((turned - mean) @ axes[:, :_CHANNELS], dim=-1).flatten(2, 3).unbind(1)
+    axes, mean = principal_axes(turned[:, 0], valid)
+    described = F.normalize(project(turned, axes[:, :_CHANNELS], mean), dim=-1).flatten(2, 3).unbind(1)
     cells = pack_cells(valid)
     pairs = choose_pairs(described[0], cells, partners)
     square = cell_centres(grid, valid.device).double().expand(count, -1, -1)
@@ -310,6 +313,20 @@ def find_turns(turned: Tensor, valid: Tensor, partners: int) -> tuple[Tensor, bo
 def find_flips(support: Tensor, pairs: Tensor, count: int) -> Tensor:
     """The photos that face the other way, (N,) bool, from (E, 2) support of pairs: as they are, and one mirrored."""
     return synchronise(_table(support, pairs, (0, MIRRORED), count), (0, MIRRORED)) == MIRRORED
+
+
+def unsure_of_flips(support: Tensor, pairs: Tensor, flips: Tensor) -> Tensor:
+    """The photos that may as well face the other way, from the same support and the (N,) bool of :func:`find_flips`.
+
+    Returns:
+        (N,) bool: for which the others' support of what was chosen is not clearly more than that of the contrary.
+    """
+    table = _table(support, pairs, (0, MIRRORED), len(flips))
+    chosen, everyone = flips.cpu().long() * MIRRORED, torch.arange(len(flips))
+    relative = PRODUCTS[INVERSES[chosen][:, None], chosen]  # (N, N), of photo j as photo i sees it
+    contrary = PRODUCTS[relative, MIRRORED]
+    found, other = (table[everyone[:, None], everyone, way].sum(0) for way in (relative, contrary))
+    return found < _CLEARLY * other
 
 
 def photo_support(support: Tensor, pairs: Tensor, objects: Tensor) -> Tensor:

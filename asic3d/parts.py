@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asic3d.collection import Photo
-from asic3d.features import principal_axes
+from asic3d.features import principal_axes, project
 from asic3d.foreground import cells_to_photo, guided_filter
 
 _OBJECT = 0.5
@@ -99,9 +99,8 @@ def full_parts(photo: Photo, shares: Tensor, mask: np.ndarray) -> np.ndarray:
 
 def _described(features: Tensor, inside: Tensor, canonical: Tensor | None) -> Tensor:
     """(N, G, G, D) float32: what is clustered; over the object the features' total variance is 1."""
-    cells = features[inside]
-    axes, mean = principal_axes(cells)
-    described = (features - mean) @ axes[:, :_CHANNELS]
+    axes, mean = principal_axes(features, inside)
+    described = project(features, axes[:, :_CHANNELS], mean)
     described = described / described[inside].var(0, unbiased=False).sum().sqrt().clamp(min=1e-6)
     if canonical is None:
         return described

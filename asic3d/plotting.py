@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from asic3d.display import dense_pictures, ends, hues, known_photos, spread
-from asic3d.errors import MissingExtraError
+from asic3d.extras import load_extra
 from asic3d.pictures import overview_picture
 from asic3d.verdict import GUESS, in_words, photo_levels, standing, verdict
 
@@ -117,8 +117,4 @@ def _plain(words: str) -> str:
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise MissingExtraError("Plots need matplotlib: pip install matplotlib.") from None
-    return plt
+    return load_extra("matplotlib.pyplot", "Plots need matplotlib", "matplotlib")

@@ -20,10 +20,11 @@ from asic3d.alignment import Alignment, Origin, Placing
 from asic3d.collection import AbsentPhoto, Collection, Photo, load_photo
 from asic3d.correspondences import CanonicalSpace, canonical_space
 from asic3d.errors import CollectionError, CollectionWarning, StorageError
+from asic3d.journal import write_together
 from asic3d.optimisation import COLUMNS, Trained
 from asic3d.photo_folder import shown
 from asic3d.run_facts import RunFacts
-from asic3d.run_lock import claim_run
+from asic3d.run_lock import claim_run, settle_run
 from asic3d.run_products import set_aside
 from asic3d.storage import (
     ALIGN_AGAIN,
@@ -35,7 +36,6 @@ from asic3d.storage import (
     read_safetensors,
     safetensors_bytes,
     sha256_of,
-    write_together,
 )
 
 TENSORS = "alignment.safetensors"
@@ -44,6 +44,7 @@ LOSSES = "losses.csv"
 _FARTHEST = 1000
 """Canonical coordinates that no photo reaches; the object is about 2 wide."""
 _ROUNDING = 0.01  # of unit length, in 16 bits
+_ROUNDED = 1e-5  # what a share may have been above 1 in runs of earlier versions
 _Expected = dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]]
 _TRAINED: _Expected = {"image": (torch.float32, (4, "R", "R")), "losses": (torch.float32, (None, len(COLUMNS)))}
 """The tensors of a run whose maps were trained or refined."""
@@ -104,11 +105,9 @@ def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) 
     files[folder / TENSORS] = tensors
     digest = hashlib.sha256(tensors).hexdigest()
     files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, digest))
-    write_together(files)
+    write_together(files, folder=folder, without=sorted(stale))
     if alignment.origin is not None and _is_from(alignment, folder):
         alignment.origin.tensors = digest
-    for path in stale:
-        path.unlink(missing_ok=True)
 
 
 def _losses_table(trained: Trained) -> bytes:
@@ -149,7 +148,7 @@ def _tensors(alignment: Alignment) -> dict[str, Tensor]:
             f"mask{i}": torch.from_numpy(np.round(mask * 255).astype(np.uint8))
             for i, mask in enumerate(alignment.masks)
         },
-        **({} if alignment.trained is None else vars(alignment.trained)),
+        **({} if alignment.trained is None else {name: getattr(alignment.trained, name) for name in _TRAINED}),
     }
 
 
@@ -219,6 +218,7 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
         StorageError: no finished run, a damaged one, or one of a newer asic3d.
         CollectionError: a photo has changed since the run, or there is no such folder of photos.
     """
+    settle_run(folder)
     facts = RunFacts(folder)
     config, entries = facts.config(), facts.photos()
     facts.check_versions()
@@ -250,7 +250,7 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
         warnings=facts.texts("warnings"),
         backbone=facts.backbone(),
         device=facts.device(),
-        trained=Trained(**{name: tensors[name] for name in _TRAINED}) if trained else None,
+        trained=Trained(tensors["image"], tensors["losses"]) if trained else None,
         turns=tuple(entry.get("turned", 0) for entry in entries),
         mirrored=tuple(entry.get("mirrored", False) for entry in entries),
         outliers=tuple(entry["name"] for entry in entries if entry.get("outlier")),
@@ -289,7 +289,7 @@ def _read_tensors(facts: RunFacts, count: int, others: _Expected) -> dict[str, T
 def _check_values(tensors: dict[str, Tensor], facts: RunFacts) -> None:
     """Refuses finite numbers that no alignment has: they would come out as points and pictures without a meaning."""
     for name in ("confidence", "foreground"):
-        if not bool(((tensors[name] >= 0) & (tensors[name] <= 1)).all()):
+        if not bool(((tensors[name] >= 0) & (tensors[name] <= 1 + _ROUNDED)).all()):
             raise facts.damaged(f"its '{name}' does not lie between 0 and 1")
     if bool((tensors["canonical"].abs() > _FARTHEST).any()):
         raise facts.damaged(f"its 'canonical' holds coordinates beyond {_FARTHEST}")

@@ -10,7 +10,9 @@ from io import FileIO
 from pathlib import Path
 
 from asic3d.errors import StorageError
+from asic3d.journal import finish_journal
 from asic3d.storage import prepare_output
+from asic3d.temporaries import JOURNAL, clear_left, locked, unfinished
 
 LOCK = ".asic3d.lock"
 """The file in a run folder that is locked, not its presence: the system frees it when a process dies."""
@@ -22,7 +24,8 @@ _held: dict[tuple[Path, int], int] = {}
 def hold_run(folder: str | Path) -> Iterator[None]:
     """Keeps other processes, and other threads of this one, from making or changing a run folder meanwhile.
 
-    May be entered again by the thread that is in it. A file system that knows no locks is used without.
+    May be entered again by the thread that is in it. A file system that knows no locks is used without. What a process
+    that was killed left unfinished in the folder is removed, and what it had begun to put in its place is put there.
 
     Args:
         folder: an existing folder that may be written.
@@ -45,22 +48,35 @@ def hold_run(folder: str | Path) -> Iterator[None]:
     file = _locked(key[0] / LOCK, Path(folder))
     _held[key] = 1
     try:
-        yield
+        finish_journal(key[0])
+        clear_left(key[0], below=True)
+        with unfinished(key[0] / LOCK):
+            yield
     finally:
         del _held[key]
         _release(file, key[0] / LOCK)
 
 
+def settle_run(folder: str | Path) -> None:
+    """Brings a run that somebody was killed while replacing to its end, where it may be written: before it is read."""
+    if (Path(folder) / JOURNAL).is_file():
+        with contextlib.suppress(StorageError), hold_run(folder):  # an error: its owner lives, and is just finishing
+            pass
+
+
 @contextlib.contextmanager
-def claim_run(folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[None]:
+def claim_run(
+    folder: str | Path, *, overwrite: bool = False, resume: bool = False, photos: Path | None = None
+) -> Iterator[None]:
     """Makes a run folder ready to be written (:func:`asic3d.storage.prepare_output`) and holds it.
 
     Raises:
         StorageError: as both.
     """
-    prepare_output(folder, overwrite=overwrite, resume=resume)  # no lock is put into a folder that is not ours
+    wanted = {"overwrite": overwrite, "resume": resume, "photos": photos}
+    prepare_output(folder, **wanted)  # no lock is put into a folder that is not ours
     with hold_run(folder):
-        prepare_output(folder, overwrite=overwrite, resume=resume)  # somebody else may just have finished there
+        prepare_output(folder, **wanted)  # somebody else may just have finished there
         yield
 
 
@@ -121,12 +137,4 @@ def _lock(file: FileIO) -> bool:
         except OSError:
             return False
         return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # such as ENOLCK and EOPNOTSUPP
-        return True
-    return True
+    return locked(file.fileno()) is not False

@@ -17,9 +17,10 @@ from asic3d.backbones import Backbone
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig, ProgressCallback
 from asic3d.content import first_of_picture
-from asic3d.features import FeatureMaps, extract_features
+from asic3d.features import FeatureMaps, extract_features, extract_photo
 from asic3d.fitting import Problem
 from asic3d.foreground import Foreground, find_foreground
+from asic3d.memory import Load, check_memory
 from asic3d.orientations import find_outliers, look_mirrored, stand_upright
 
 
@@ -69,10 +70,12 @@ def screen(
         seconds: gets the time of each stage.
 
     Raises:
-        AlignmentError: nothing in the photos can be matched.
+        AlignmentError: nothing in the photos can be matched, or they take more memory than ``max_memory``.
         StorageError: the cache can't be written.
     """
     with timed(seconds, "features"):
+        if config.max_memory:
+            check_memory(_load(collection, backbone, cache), config)
         turns = stand_upright(collection, backbone, config, cache) if config.turns else None
     photos = _described(collection, backbone, config, turns, cache, progress, seconds)
     if config.mapping != "spline":
@@ -88,6 +91,19 @@ def screen(
     return replace(
         _compared(photos, backbone, cache, progress, seconds),
         outliers=tuple(collection.names[index] for index in outliers),
+    )
+
+
+def _load(collection: Collection, backbone: Backbone, cache: Path | None) -> Load:
+    """What there is to hold, from what the network says of the first photo."""
+    step = len(backbone.tap_weights)
+    taps = extract_photo(collection.photos[0], backbone, cache).taps
+    return Load(
+        photos=len(collection),
+        pixels=sum(photo.pixels.nbytes for photo in collection.photos),
+        channels=sum(len(tap) for tap in taps[:step]),
+        raw=sum(tap.numel() for tap in taps),
+        largest=sum(tap.numel() for tap in taps[-step:]),
     )
 
 
@@ -124,10 +140,12 @@ def _compared(
     with timed(seconds, "canonical"):
         first = first_of_picture([photo.pixels for photo in photos.collection])
         problem = Problem.of(photos.maps, photos.foreground.recurring, config, first)
-    if problem.flips.any():
+    if (problem.flips | problem.unsure).any():
         recurring, turns = photos.foreground.recurring, photos.maps.quarters
         with timed(seconds, "features"):
             flips = look_mirrored(photos.collection, backbone, recurring, turns, config, cache)
+            if not problem.flips.any() and (flips & ~problem.unsure).any():
+                flips = problem.flips  # what was clear is contradicted: the object is nearly its own mirror image
         if flips.any():
             photos = _described(photos.collection, backbone, config, turns, cache, progress, seconds, flips)
         else:

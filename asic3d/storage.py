@@ -10,13 +10,13 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from asic3d.errors import StorageError
+from asic3d.temporaries import temporary_file
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,7 @@ FORMAT_VERSION = 1
 """Version of the run folder that is written; a newer one is not read."""
 RUN_FILE = "run.json"
 MARKER = ".asic3d"
+_MARKED = "A run folder of asic3d.\n"
 MAKE_AGAIN = "Delete it and make it again."
 ALIGN_AGAIN = "Align the photos again with --overwrite."
 """What to do about a damaged run."""
@@ -103,52 +104,19 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         >>> atomic_write("notes.txt", lambda file: file.write(b"hello"))  # doctest: +SKIP
     """
     path = Path(path)
-    # A short name of our own: the file's name may already be as long as the file system takes.
-    temporary = path.with_name(f".asic3d-{secrets.token_hex(6)}.tmp")
-    with _clear_write_errors(path):
+    with clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
+        with temporary_file(path) as temporary:
+            with temporary.open("wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())  # some file systems say only now that the disk is full
             temporary.replace(path)
-        except BaseException:  # Ctrl-C too leaves nothing behind
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-
-
-def write_together(files: Mapping[Path, bytes]) -> None:
-    """Writes several files so that a full disk leaves all of them as they were.
-
-    All are written beside their places first; only then are they renamed, in the order given.
-
-    Raises:
-        StorageError: the disk is full or a place is not writable.
-    """
-    waiting: dict[Path, Path] = {}
-    try:
-        for path, content in files.items():
-            with _clear_write_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                waiting[path] = path.with_name(f".asic3d-{secrets.token_hex(6)}.tmp")
-                with waiting[path].open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-        for path in files:
-            with _clear_write_errors(path):
-                waiting[path].replace(path)
-    finally:
-        for temporary in waiting.values():
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _clear_write_errors(path: Path) -> Iterator[None]:
-    """Turns what the operating system says about a write into a StorageError."""
+def clear_write_errors(path: Path) -> Iterator[None]:
+    """Turns what the operating system says about writing a file into a StorageError."""
     try:
         yield
     except OSError as error:
@@ -232,15 +200,27 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not _is_file(folder / RUN_FILE):
         if _is_file(folder / MARKER):
+            photos = _noted_photos(folder)
+            known = "" if photos else ", PHOTOS being its photo folder"
             raise StorageError(
-                f"The run in '{folder}' did not finish. Go on with it, PHOTOS being its photo folder: "
-                f"asic3d align PHOTOS -o {shlex.quote(str(folder))} --resume"
+                f"The run in '{folder}' did not finish. Go on with it{known}: "
+                f"asic3d align {photos or 'PHOTOS'} -o {shlex.quote(str(folder))} --resume"
             )
         raise StorageError(f"'{folder}' is no run folder: it holds no {RUN_FILE}. Make one with 'asic3d align PHOTOS'.")
     run = read_json(folder / RUN_FILE, remedy=ALIGN_AGAIN)
     if "format_version" not in run:
         raise _damaged(folder / RUN_FILE, "it has no format_version", ALIGN_AGAIN)
     return run
+
+
+def _noted_photos(folder: Path) -> str:
+    """The photo folder of an unfinished run, for a shell; '' where it is not known."""
+    try:
+        with (folder / MARKER).open("rb") as file:
+            noted = file.read(5000).decode().removeprefix(_MARKED)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return shlex.quote(noted) if noted and noted.isprintable() and Path(noted).is_dir() else ""
 
 
 def _no_constant(name: str) -> None:
@@ -278,8 +258,15 @@ def safetensors_bytes(tensors: Mapping[str, "Tensor"], metadata: dict[str, str] 
     """The content of a safetensors file with tensors of any device and layout."""
     from safetensors.torch import save
 
-    # Cloned, because safetensors refuses tensors that share memory.
-    return save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, metadata)
+    found: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        held = tensor.detach().cpu().contiguous()
+        place = held.untyped_storage().data_ptr()
+        # Safetensors refuses tensors that share memory; others are not copied: there may be gigabytes of them.
+        found[name] = held.clone() if place in places else held
+        places.add(place)
+    return save(found, metadata)
 
 
 def write_safetensors(
@@ -360,7 +347,9 @@ def _short(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+def prepare_output(
+    folder: str | Path, *, overwrite: bool = False, resume: bool = False, photos: Path | None = None
+) -> None:
     """Makes a run folder ready to be written, and refuses early what would fail or destroy something later.
 
     Nothing is deleted: the files of an earlier run stay until the new ones replace them.
@@ -369,6 +358,7 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
         folder: the run folder; made when it is missing.
         overwrite: a finished run there may be replaced.
         resume: an interrupted run there is to be gone on with; a finished one is replaced with ``overwrite`` alone.
+        photos: the folder of its photos, noted so that it can be named should the run not be finished.
 
     Raises:
         StorageError: a finished run is there and may not be replaced, other things are, or it is not writable.
@@ -381,11 +371,12 @@ def prepare_output(folder: str | Path, *, overwrite: bool = False, resume: bool 
             f"{'There is nothing to resume: ' * resume}'{folder}' holds a finished run. Replace it with --overwrite "
             "(overwrite=True in Python), or choose another folder with -o."
         )
-    with _clear_write_errors(folder):
+    with clear_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
     if others and not is_run_folder(folder):
         raise StorageError(
             f"'{folder}' holds other files, such as {min(others)!r}. Choose an empty or new folder for the run with -o."
         )
-    atomic_write(folder / MARKER, lambda file: file.write(b"A run folder of asic3d.\n"))
+    content = _MARKED + (str(photos.absolute()) if photos else "")
+    atomic_write(folder / MARKER, lambda file: file.write(content.encode("utf-8", "surrogateescape")))

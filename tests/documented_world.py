@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from asic3d import backbones
 from asic3d.rendering import RenderedCollection, render_collection
+from asic3d.storage import write_json
 from asic3d_integrations.colmap.nerfstudio import write_nerfstudio
 from asic3d_integrations.keypoint_sets import load_keypoint_set
 
@@ -26,6 +27,8 @@ def write_world(folder: Path) -> None:
     for letter, name in zip("abc", rendered.names, strict=False):
         shutil.copy(images / name, folder / "your" / "photos" / f"{letter}.jpg")
         shutil.copy(masks / f"{name}.png", folder / "masks" / f"{letter}.jpg.png")
+    for name in ("clock", "vase"):
+        shutil.copytree(folder / "your" / "photos", folder / "collections" / name)
     shutil.copy(images / rendered.names[3], folder / "new.jpg")
     Image.new("RGBA", (240, 180), (255, 0, 0, 90)).save(folder / "edit.png")
     (folder / "points.csv").write_text("x,y\n120,80\n90,70\n")
@@ -72,11 +75,11 @@ def write_masks_of_others(folder: Path) -> None:
         np.save(folder / "sam" / f"{name}.npy", np.asarray(mask) > 127)
 
 
-def write_two_collections(place: Path) -> None:
-    """Of the same photos; the first one is finished."""
-    for name in ("clock", "vase"):
-        shutil.copytree(place / "your" / "photos", place / "collections" / name)
-    shutil.copytree(place / "asic3d_out", place / "runs" / "clock")
+def write_record(place: Path) -> None:
+    """What a batch leaves for programs."""
+    finished = {"state": "finished", "photos": 3, "quality": {"confidence": 0.5}, "warnings": []}
+    records = {"clock": finished, "vase": {"state": "failed", "error": "There is no photo."}}
+    write_json(place / "runs" / "batch.json", {"format_version": 1, "collections": records})
 
 
 def write_export(place: Path) -> None:
@@ -97,3 +100,5 @@ def prepare(page: str, place: Path) -> None:
         write_export(place)
     elif page == "docs/how-to/backbone.md":
         write_untrained_network(place)
+    elif page == "docs/how-to/many-collections.md":
+        write_record(place)

@@ -152,7 +152,7 @@ def test_points_files(tmp_path, text):
         (b"1,2\n\n3\n", ", line 3: found '3', but x,y is needed."),
         (b"1,2\n3,inf\n", ", line 2: 'inf' is not a finite number."),
         (b"1,2\n3,\n", ", line 2: '' is not a number."),
-        (b"u,v\n1,2\n", " is u,v; it needs columns named x and y."),
+        (b"u,v\n1,2\n", " is 'u,v'; it needs columns named x and y."),
         (b"x,y\n", " holds no points. Write one x,y in pixels on each line."),
         (b"", " holds no points. Write one x,y in pixels on each line."),
         (b"\xff\xfe\x00\x01", " is no text file. Give a CSV file with columns x and y."),

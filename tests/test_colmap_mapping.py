@@ -8,9 +8,11 @@ from colmap_scene import scene
 
 from asic3d.metrics import score_poses
 from asic3d.tracks import MatchGraph, graph_of_tracks
+from asic3d_integrations.colmap import certainty, mapping
 from asic3d_integrations.colmap.cameras import Camera, Cameras
+from asic3d_integrations.colmap.certainty import direction_error
 from asic3d_integrations.colmap.mapping import GLOBAL, MapOptions, Mapped, map_graph
-from asic3d_integrations.colmap.self_check import edges_of_matches
+from asic3d_integrations.colmap.self_check import edges_of_matches, judge
 
 pytest.importorskip("pycolmap")
 SIZE = (640, 480)
@@ -38,7 +40,7 @@ def test_a_planted_scene_is_found_and_trusted_and_repeats():
     score = errors(mapped, graph.names, truth)
     assert score.registered == 5 and mapped.unregistered == {}
     assert score.median(score.rotation) < 1 and score.auc(5) > 0.8
-    assert mapped.verdict.trusted and mapped.verdict.words.startswith("These poses look right. 5 of 5 photos")
+    assert mapped.verdict.trusted and mapped.verdict.words.startswith("These poses look right. 100% of 10 pairs")
     assert mapped.verdict.fitting == 1 and mapped.verdict.judged == 1
     assert all((mapped.poses[name][0] == again.poses[name][0]).all() for name in graph.names)
 
@@ -155,5 +157,59 @@ def test_parts_that_hang_on_two_photos_alone_are_not_trusted():
     graph, cameras, _ = ring([(0, 1, 2), (2, 3), (3, 4, 5)])
     mapped = map_graph(graph, cameras, edges_of_matches(graph))
     assert len(mapped.poses) == 6
-    assert "what third photos show does not confirm it" in mapped.verdict.words
+    assert "One part of it hangs on a single pair of photos, and what third photos show" in mapped.verdict.words
     assert not mapped.verdict.trusted
+
+
+def test_the_mapping_is_told_as_done_when_it_is_over_and_not_before(monkeypatch):
+    told, runs = [], []
+    run = mapping._run
+    monkeypatch.setattr(mapping, "_run", lambda *words: runs.append(len(told)) or run(*words))
+    graph, cameras, _ = planted()
+    map_graph(graph, cameras, edges_of_matches(graph), progress=told.append)
+    assert runs == [1]  # one attempt of several was enough
+    assert [(one.stage, one.done == one.total) for one in told] == [("mapping", False), ("mapping", True)]
+
+
+def test_photos_without_a_camera_are_told_beside_poses_that_look_right():
+    graph, cameras, _ = planted()
+    model = map_graph(graph, cameras, edges_of_matches(graph)).reconstructions[0]
+    names, sizes, points = (*graph.names, "other.jpg"), (*graph.sizes, SIZE), (*graph.keypoints, graph.keypoints[0][:0])
+    verdict = judge(
+        model,
+        MatchGraph(names, sizes, points, graph.matches, graph.tracks, graph.deviation),
+        [*edges_of_matches(graph)],
+    )
+    assert verdict.trusted and verdict.words.endswith("1 other photo may show another side, or another thing.")
+
+
+def test_two_photos_are_too_few_for_cameras():
+    graph, cameras, _ = planted()
+    points = [graph.keypoints[index] for index in (0, 1)]
+    two = MatchGraph(graph.names[:2], graph.sizes[:2], tuple(points), {(0, 1): graph.matches[0, 1]})
+    mapped = map_graph(two, Cameras(cameras.cameras[:2], (0, 1)), edges_of_matches(two))
+    assert mapped.verdict.words.startswith("Do not trust these poses. Cameras need 3 photos: what two show")
+    assert mapped.reconstructions == () and mapped.unregistered == {}
+
+
+def test_the_expected_error_of_directions_is_about_the_true_one():
+    graph, cameras, truth = planted()
+    guessed = Cameras(tuple(replace(camera, known=False) for camera in cameras.cameras), cameras.of_photo)
+    mapped = map_graph(graph, guessed, edges_of_matches(graph))
+    score = errors(mapped, graph.names, truth)
+    model = mapped.reconstructions[0]
+    expected = 0.3 * direction_error(model, known=False)  # the scene's noise, pixels
+    assert 0.2 < score.median(score.translation) / expected < 5
+    assert direction_error(model, known=True) < direction_error(model, known=False)
+
+
+@pytest.mark.parametrize(("moved", "known"), [(0.4, False), (float("nan"), False), (1.6, True), (1.6, False)])
+def test_directions_that_are_unsure_are_told(monkeypatch, moved, known):
+    monkeypatch.setattr(certainty, "direction_error", lambda *_: moved)
+    graph, cameras, _ = planted()
+    cameras = Cameras(tuple(replace(camera, known=known) for camera in cameras.cameras), cameras.of_photo)
+    verdict = map_graph(graph, cameras, edges_of_matches(graph)).verdict
+    unsure = "moves the direction from one to another by 1.6 degrees, against less than 0.2 where it is sure."
+    assert verdict.trusted
+    assert (unsure in verdict.words) == (moved > 1)
+    assert ("A known focal length (--focal) makes it surer" in verdict.words) == (moved > 1 and not known)

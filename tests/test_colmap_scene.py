@@ -3,6 +3,7 @@
 import json
 import sys
 
+import cv2
 import numpy as np
 import pycolmap
 import pytest
@@ -14,6 +15,7 @@ from asic3d.errors import ExportError, MissingExtraError
 from asic3d_integrations.colmap.drawing import draw_scene
 from asic3d_integrations.colmap.nerfstudio import write_nerfstudio
 from asic3d_integrations.colmap.scene import scene_of, write_glb, write_ply
+from asic3d_integrations.colmap.viewpoint import choose_view
 from asic3d_integrations.colmap.window import geometries, picture, show
 
 
@@ -195,3 +197,21 @@ def test_no_window_without_a_display(open3d, monkeypatch, display):
     monkeypatch.setenv("DISPLAY", display)
     with pytest.raises(ExportError, match=r"^There is no display here to open a window on\. Take --picture FILE"):
         show(scene_of(model_of()))
+
+
+def test_a_wall_is_seen_from_its_front_with_nothing_before_it():
+    across = np.stack(np.meshgrid(np.linspace(-5, 5, 20), np.linspace(-3, 3, 12)), -1).reshape(-1, 2)
+    wall = np.column_stack([across, np.full(len(across), 10.0)])
+    corners = np.array([[0, 0, 0], [-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]]) * 0.8
+    frusta = np.array([corners + np.array([x, 0, 0]) for x in (-3, 0, 3)])
+    view, up = choose_view(np.tile(np.eye(3), (3, 1, 1)), wall, frusta)
+    assert np.allclose(view @ view.T, np.eye(3)) and np.linalg.det(view) > 0
+    assert np.allclose(up, [0, -1, 0]) and -1 < np.dot(view[1], up) < 0  # from above
+    assert np.degrees(np.arccos(view[2, 2])) < 40
+    seen, quads = wall @ view.T, frusta @ view.T
+    covered = [
+        cv2.pointPolygonTest(cv2.convexHull(quad[:, :2].astype(np.float32)), tuple(place), False) >= 0
+        for quad in quads
+        for place in seen[:, :2].tolist()
+    ]
+    assert np.mean(covered) < 0.02

@@ -79,7 +79,7 @@ def test_heic(tmp_path):
 def test_heic_without_pillow_heif(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "IMG_1.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))  # phones do name them so
-    assert reason(tmp_path / "IMG_1.jpg") == "it is a HEIC photo; pip install pillow-heif to read it"
+    assert reason(tmp_path / "IMG_1.jpg") == "it is a HEIC photo, which needs pillow-heif: pip install pillow-heif"
 
 
 def test_first_picture_of_several(tmp_path):

@@ -350,6 +350,38 @@ def test_names_are_shown_as_text(browser, planted):
     assert "innerHTML" not in page.read_text("utf-8")
 
 
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        (["photo_01.jpg", "photo_02.jpg"], 3),
+        (["IMG_1001.jpg", "IMG_2001.jpg"], 4),
+        (["left/1.jpg", "right/1.jpg", "x"], 4),
+        (["a/photograph.jpg", "b/photograph.jpg"], 12),
+        (["same-name-in-another-format.jpg", "same-name-in-another-format.png"], 12),
+    ],
+)
+def test_letters_that_tell_names_apart(names, count):
+    assert explorer.telling(names) == count
+
+
+def test_the_end_of_a_long_name_is_seen_beside_the_figures(browser, tmp_path):
+    names = tuple(f"photograph_of_the_old_toy_{number:02}.jpg" for number in (1, 2, 3))
+    page = tmp_path / "page.html"
+    page.write_bytes(explorer_page(plant(tmp_path / "photos", names)))
+    browser.open(page, f"photo={names[0]}&x=49&y=30", width=1000)
+    for width in (128, 160, 240):
+        browser.evaluate(f"document.querySelectorAll('#photos .tile').forEach(e => e.style.width = '{width}px')")
+        browser.settle()
+        seen = browser.evaluate("""[...document.querySelectorAll('#photos figcaption')].map(caption => {
+            const [end, answer] = ['.end', '.answer'].map(s => caption.querySelector(s).getBoundingClientRect());
+            return [caption.querySelector('.end').textContent, end.width > 5, end.right <= answer.left,
+                    answer.right <= caption.getBoundingClientRect().right + 1];
+        })""")
+        assert seen == [[f"_{number:02}", True, True, True] for number in (1, 2, 3)]
+    titles = browser.evaluate("[...document.querySelectorAll('#photos .name')].map(e => e.title)")
+    assert titles == [f"{number} · {name}" for number, name in enumerate(names, 1)]
+
+
 def test_the_page_asks_for_nothing_outside(browser, planted):
     _, page = planted
     browser.open(page)

@@ -1,9 +1,13 @@
 """asic3d export-colmap: what is in the folder, what is never replaced, and what people are told."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import sqlite3
 import stat
+import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,10 +20,11 @@ from planted_alignment import SIZES, picture, plant
 
 import asic3d
 from asic3d.collection import load_photo
-from asic3d.errors import StorageError
+from asic3d.errors import ExportError, StorageError
 from asic3d.storage import read_json
 from asic3d.tracks import MatchGraph, canonical_tracks
-from asic3d_integrations.colmap import exchange, export, sources
+from asic3d_cli.export_colmap import MODELS
+from asic3d_integrations.colmap import cameras, exchange, export, sources
 from asic3d_integrations.colmap.database import read_database
 from asic3d_integrations.colmap.edges import Edge
 from asic3d_integrations.colmap.export import ExportOptions, export_colmap
@@ -104,7 +109,7 @@ def test_text_for_old_colmap(planted, tmp_path):
 
 
 def test_without_h5py_the_rest_is_written(planted, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "h5py_here", lambda: False)
+    monkeypatch.setitem(sys.modules, "h5py", None)
     export_colmap(planted, tmp_path / "out", FEW)
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"features.h5", "matches.h5"}
 
@@ -279,6 +284,18 @@ def test_a_failure_leaves_the_earlier_export(planted, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "out"}
 
 
+def test_a_disk_that_is_full_when_pairs_are_verified(planted, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("No registered database factory succeeded.")
+
+    monkeypatch.setattr(pycolmap, "geometric_verification", full)
+    with pytest.raises(StorageError, match=r"out/database\.db' can't be used as a database of COLMAP \(No registered"):
+        export_colmap(planted, tmp_path / "out", FEW)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(StorageError, match=r"^The disk is full: '.*out/database\.db' was not written"):
+        export_colmap(planted, tmp_path / "out", FEW)
+
+
 def test_a_folder_that_can_not_be_written(planted, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file' is a file\. Choose a folder with -o\.$"):
@@ -372,20 +389,43 @@ def test_command_adds_to_a_copy(library):
     assert run("export-colmap", "--tracks", "canonical", "--add-to", "project.db", "--overwrite").exit_code == 0
 
 
+@pytest.mark.parametrize(("start", "size"), [(0.15, 3000), (0.5, 3000), (0.5, None)])
+def test_a_damaged_database_is_refused_before_the_work(planted, tmp_path, start, size):
+    export_colmap(planted, tmp_path / "theirs", FEW)
+    content = bytearray((tmp_path / "theirs" / "database.db").read_bytes())
+    first = int(start * len(content)) // 4096 * 4096
+    content[first : first + size if size else None] = b"\xa5" * size if size else b""
+    (tmp_path / "damaged.db").write_bytes(content)
+    seen = []
+    with pytest.raises(StorageError, match=r"damaged\.db' (is damaged \(|can't be used as a database of COLMAP \()"):
+        export_colmap(planted, tmp_path / "out", FEW, database=tmp_path / "damaged.db", progress=seen.append)
+    assert seen == [] and not (tmp_path / "out").exists()
+
+
+def test_a_database_of_other_sizes_is_refused_before_the_work(planted, tmp_path):
+    export_colmap(planted, tmp_path / "theirs", FEW)
+    with contextlib.closing(sqlite3.connect(tmp_path / "theirs" / "database.db")) as file, file:
+        file.execute("UPDATE cameras SET width = width + 1")
+    seen = []
+    with pytest.raises(ExportError, match=r"^'a\.jpg' is \d+ x \d+ pixels upright, but \d+ x \d+ in the database"):
+        export_colmap(
+            planted, tmp_path / "out", FEW, database=tmp_path / "theirs" / "database.db", progress=seen.append
+        )
+    assert seen == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--add-to", "none.db"), "There is no database 'none.db'."),
         (("--add-to", "photos/a.jpg"), "'photos/a.jpg' can't be used as a database of COLMAP"),
-        (("--focal", "wide"), "'wide' is no focal length; write pixels, such as 1200, or millimetres, such as 50mm."),
+        (("--add-to", "photos"), "'photos' is a folder. Name the file of the database."),
         (("--focal", "50mm"), "A focal length in mm needs the sensor's size, which is not in the EXIF data of 'a.jpg'"),
-        (("--focal", "1e9"), "'1e9' is no focal length"),
         (
             ("--focal", "9" * 20),
             "A focal length of 1e+20 pixels is 1e+18 times the longer side of 'a.jpg'; lenses have 0.1 to 100 times.",
         ),
         (("--focal", "5"), "A focal length of 5 pixels is 0.052 times the longer side of 'a.jpg'"),
-        (("--camera-model", "X"), "There is no camera model 'X' here; choose one of SIMPLE_PINHOLE, PINHOLE"),
     ],
 )
 def test_command_refuses(library, words, message):
@@ -396,10 +436,40 @@ def test_command_refuses(library, words, message):
 
 
 @pytest.mark.parametrize(
-    "words", [("--max-tracks", "0"), ("--min-views", "1"), ("--seed", "x"), ("--seed", "-1"), ("--seed", "9999999999")]
+    ("words", "message"),
+    [
+        (("--max-tracks", "0"), "'0' is not a whole number from 1 up."),
+        (("--min-views", "1"), "'1' is not a whole number from 2 up."),
+        (("--min-views", "4"), "Invalid value for '--min-views': 4 is more than the 3 photos of the run."),
+        (("--seed", "x"), "'x' is not"),
+        (("--seed", "-1"), "'-1' is not"),
+        (("--seed", "9999999999"), "'9999999999' is not"),
+        (("--camera-model", "FISHEYE"), "'FISHEYE' is not one of 'SIMPLE_PINHOLE', 'PINHOLE',"),
+        *[
+            (("--focal", value), f"'{value}' is no focal length; write pixels, such as 1200, or millimetres")
+            for value in ("wide", "-5", "0", "1e9", "nan", "")
+        ],
+        *[
+            (words, f"{words[0]} means something with --map. Leave it out, or add that.")
+            for words in (("--mapper", "global"), ("--mapper", "incremental"), ("--strict",), ("--force",))
+        ],
+        (("--no-sift",), "--sift/--no-sift means something with --tracks refined, or auto."),
+        (
+            ("--tracks", "refined", "--max-tracks", "9"),
+            "--max-tracks means something with --tracks canonical, or auto.",
+        ),
+        (("--tracks", "refined", "--min-views", "2"), "--min-views means something with --tracks canonical, or auto."),
+    ],
 )
-def test_wrong_usage(library, words):
-    assert run("export-colmap", "--tracks", "canonical", *words).exit_code == 2
+def test_wrong_usage(library, words, message):
+    result = run("export-colmap", "--tracks", "canonical", *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not (library / "asic3d_out").exists()
+
+
+def test_the_models_that_may_be_asked_for():
+    assert MODELS == cameras.MODELS
 
 
 # Which tracks, and cameras

@@ -351,3 +351,10 @@ def test_a_photo_of_many_colours_is_given_to_grab_cut_as_it_is(monkeypatch):
     cells[6:14, 6:14] = 1
     sharpen(Photo("a.png", Path("a.png"), (80, 60), "", pixels), cells, 80)
     assert all(np.array_equal(one, pixels) for one in seen)
+
+
+@pytest.mark.parametrize("grid", [7, 12, 20, 40])
+def test_no_cell_is_covered_by_more_than_all_of_it(grid):
+    """Else a run with given masks could be saved and not be read again."""
+    for size in ((120, 160), (128, 150), (97, 101), (1024, 683)):
+        assert float(mask_cells(np.ones(size, np.float32), grid).max()) <= 1

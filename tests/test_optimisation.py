@@ -14,6 +14,7 @@ from asic3d.config import AlignmentConfig, Progress
 from asic3d.coordinates import cell_centres
 from asic3d.errors import AlignmentError, CheckpointWarning, ConfigError
 from asic3d.fitting import Checkpoint
+from asic3d.judgement import astray_warnings
 from asic3d.losses import sample_map
 from asic3d.optimisation import COLUMNS, NetworkMap, map_photos, step_size, train
 from asic3d.storage import read_safetensors, write_safetensors
@@ -147,6 +148,67 @@ def test_a_training_that_goes_astray_says_so(planted):
     broken = dataclasses.replace(planted, photos=planted.photos * math.inf)
     with pytest.raises(AlignmentError, match=r"^The training went astray: in iteration 1 the objective is no finite"):
         trained(broken)
+
+
+class Steep(torch.nn.Module):
+    """A map with one number that must not move by more than ``width``: beyond it nothing is finite."""
+
+    def __init__(self, width, slope=1.0):
+        super().__init__()
+        self.number, self.width, self.slope = torch.nn.Parameter(torch.zeros(())), width, slope
+
+    def forward(self, batch, index):
+        beyond = torch.where(self.number.abs() > self.width, math.inf, 0.0)
+        pixels = cell_centres(SIZE).reshape(1, SIZE, SIZE, 2).expand(len(index), -1, -1, -1)
+        return pixels * (1 + self.slope * self.number) + beyond, None
+
+
+STEEP = dataclasses.replace(CONFIG, weight_equivariance=0.0, learning_rate=0.1)
+
+
+@pytest.mark.parametrize(("width", "again"), [(1.0, 0), (0.05, 1), (0.003, 2)])
+def test_a_training_that_goes_astray_begins_again_with_smaller_steps(planted, width, again):
+    mapping = Steep(width)
+    told = []
+    found = train(planted, mapping, STEEP, steps=3, progress=lambda progress: told.append(progress.done))
+    assert found.again == again
+    assert bool(found.losses.isfinite().all()) and 0 < abs(float(mapping.number.detach())) <= width
+    assert told[-3:] == [1, 2, 3]
+    smaller = Steep(width)
+    directly = train(planted, smaller, dataclasses.replace(STEEP, learning_rate=0.1 * 0.1**again), steps=3)
+    assert directly.again == 0
+    assert float(smaller.number.detach()) == pytest.approx(float(mapping.number.detach()), rel=1e-4)
+    assert astray_warnings(found.again)[:1] == (
+        (
+            f"The training went astray {'once' if again == 1 else '2 times'} and was begun again, with "
+            f"{0.1**again:g} times the learning_rate. Set that learning_rate to save the time.",
+        )
+        if again
+        else ()
+    )
+
+
+def test_a_training_that_goes_astray_whatever_the_step_is_an_error(planted):
+    with pytest.raises(
+        AlignmentError, match=r"in iteration 2 .* also with 0\.001 times the learning_rate\. Set a small"
+    ):
+        train(planted, Steep(1e-6), STEEP, steps=4)
+
+
+def test_an_objective_that_explodes_has_gone_astray(planted):
+    found = train(planted, Steep(1e9, slope=1e5), dataclasses.replace(STEEP, learning_rate=1.0), steps=3)
+    assert found.again > 0 and float(found.losses[-1, -1]) < 1000 * float(found.losses[0, -1])
+
+
+def test_the_smaller_step_outlives_an_interruption(planted, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "checkpoint", "f" * 64)
+    whole, parts = Steep(0.05), Steep(0.05)
+    train(planted, whole, STEEP, steps=6)
+    with pytest.raises(Stop):
+        train(planted, parts, STEEP, steps=6, checkpoint=checkpoint, progress=stop_after(4))
+    parts = Steep(0.05)
+    assert train(planted, parts, STEEP, steps=6, checkpoint=checkpoint).again == 1
+    assert torch.equal(parts.number, whole.number)
 
 
 # --- interrupted

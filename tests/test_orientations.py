@@ -32,6 +32,7 @@ from asic3d.orientations import (
     photo_support,
     stand_upright,
     synchronise,
+    unsure_of_flips,
 )
 
 EIGHT = list(range(8))
@@ -246,6 +247,17 @@ def test_flips_need_no_more_than_the_support_of_pairs():
     support = torch.stack([torch.where(apart, 1.0, 4.0), torch.where(apart, 4.0, 1.0)], 1).double()
     assert torch.equal(find_flips(support, pairs, 6), mirrored)
     assert not find_flips(support[:, :1].expand(-1, 2), pairs, 6).any()
+
+
+def test_a_photo_that_may_as_well_face_the_other_way_is_named():
+    pairs = torch.triu_indices(6, 6, 1).T
+    mirrored = torch.tensor([False, True, False, False, True, False])
+    apart = mirrored[pairs[:, 0]] != mirrored[pairs[:, 1]]
+    support = torch.stack([torch.where(apart, 1.0, 4.0), torch.where(apart, 4.0, 1.0)], 1).double()
+    assert not unsure_of_flips(support, pairs, mirrored).any()
+    alike = (pairs == 2).any(1)
+    support[alike] = torch.where(apart[alike, None], torch.tensor([4.0, 4.5]), torch.tensor([4.5, 4.0])).double()
+    assert unsure_of_flips(support, pairs, mirrored).tolist() == [False, False, True, False, False, False]
 
 
 # --- what shows something else

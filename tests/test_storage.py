@@ -209,6 +209,11 @@ def test_read_run(tmp_path):
         f"The run in '{tmp_path}' did not finish. Go on with it, PHOTOS being its photo folder: "
         f"asic3d align PHOTOS -o {tmp_path} --resume"
     )
+    (tmp_path / "my photos").mkdir()
+    for photos, said in ((tmp_path / "my photos", f"'{tmp_path}/my photos'"), (tmp_path / "gone", "PHOTOS")):
+        prepare_output(tmp_path, photos=photos)
+        with pytest.raises(StorageError, match=rf": asic3d align {said} -o {tmp_path} --resume$"):
+            read_run(tmp_path)
     write_json(tmp_path / "run.json", {"photos": []})
     with pytest.raises(StorageError, match="it has no format_version"):
         read_run(tmp_path)

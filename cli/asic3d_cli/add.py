@@ -32,8 +32,9 @@ def add(console: Console, run: Path, photos: tuple[Path, ...], photo_folder: Pat
     from asic3d.run_lock import hold_run
     from asic3d.storage import read_run
     from asic3d.verdict import STAGES
-    from asic3d_cli.runs import read_quietly, write_run
+    from asic3d_cli.runs import read_quietly
     from asic3d_cli.summary import run_as_json, show_run
+    from asic3d_integrations.run_making import write_run
 
     console.after_interrupt = lambda: f"Stopped. Nothing was added to '{run}'."
     read_run(run)  # nothing is put into a folder that is no finished run

@@ -56,12 +56,12 @@ def align(
 
     if view and console.as_json:
         raise click.UsageError("--view opens a page for people; leave --json or --view away.")
-    from asic3d_cli.runs import align_folder, prepared
     from asic3d_cli.summary import run_as_json, show_run
+    from asic3d_integrations.run_making import align_folder, prepared
 
     existing_folder(photos, "photos")  # a wrong name is said before anything about the run folder
     console.after_interrupt = lambda: _how_to_go_on(console.arguments, run)
-    with prepared(run, overwrite=overwrite, resume=resume), console.progress(STAGES) as progress:
+    with prepared(run, overwrite=overwrite, resume=resume, photos=photos), console.progress(STAGES) as progress:
         alignment, seconds = align_folder(photos, run, config, progress, masks=masks, strict=strict)
     if console.as_json:
         console.emit(run_as_json(alignment, run, seconds))
@@ -77,7 +77,7 @@ def _how_to_go_on(arguments: list[str], run: Path) -> str:
     """What to say after Ctrl-C: the command that was given, as it goes on."""
     import shlex
 
-    from asic3d_cli.runs import CHECKPOINT
+    from asic3d_integrations.run_making import CHECKPOINT
 
     if not (run / CHECKPOINT).exists():
         return "Stopped before there was anything to go on from. Give the same command to begin again."

@@ -19,9 +19,7 @@ from asic3d.errors import (
     StorageWarning,
 )
 from asic3d_cli.console import Console
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+from asic3d_cli.stopping import INTERRUPTED, Terminated, stoppable
 
 _NO_ROOM = (
     "The graphics card has no room left for this. Take another one or the processor (--device cuda:1, --device cpu); a "
@@ -73,6 +71,8 @@ class RootGroup(Group):
     ``Asic3dError``         1     its sentence on stderr; with ``--json`` ``{"error": ...}`` on stdout
     wrong usage             2     click's message, likewise
     Ctrl-C                  130   a sentence that says how to go on
+    SIGTERM, SIGHUP         143,  the same
+                            129
     no room on the card     1     a sentence, as for ``Asic3dError``
     the reader went away    0     nothing
     a fault of ours         1     the traceback on stderr, then a sentence as for ``Asic3dError``
@@ -91,7 +91,7 @@ class RootGroup(Group):
             if isinstance(stream, io.TextIOWrapper):  # no file name, whatever it holds, may stop the output
                 stream.reconfigure(errors="backslashreplace")
         try:
-            with _shown_warnings(console):
+            with _shown_warnings(console), stoppable(console.interrupted):
                 super().invoke(ctx)
                 sys.stdout.flush()
         except Asic3dError as error:
@@ -102,9 +102,9 @@ class RootGroup(Group):
                 raise
             console.error(error.format_message())
             ctx.exit(error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
+        except (KeyboardInterrupt, click.Abort) as error:
             console.interrupted()
-            ctx.exit(INTERRUPTED)
+            ctx.exit(error.code if isinstance(error, Terminated) else INTERRUPTED)
         except BrokenPipeError:
             # Whoever read our output has seen enough. Python flushes once more on exit: let that go nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

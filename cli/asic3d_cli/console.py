@@ -1,5 +1,6 @@
 """All output of the command line: progress, messages and tables for people, or one JSON object for programs."""
 
+import contextlib
 import math
 import sys
 import time
@@ -34,6 +35,7 @@ class Console:
         self.after_interrupt: Callable[[], str] = lambda: "Stopped."
         self.warned: list[str] = []
         self._began = time.perf_counter()
+        self._stopped = False
         self._live: RichConsole | None = None
 
     @property
@@ -54,21 +56,29 @@ class Console:
             click.secho(f"Error: {sentence}", fg="red", err=True)
 
     def interrupted(self) -> None:
-        """Says on stderr what Ctrl-C has left; the same as JSON on stdout."""
-        if self.as_json:
-            self.emit({"error": self.after_interrupt()})
-        else:
-            click.secho(self.after_interrupt(), fg="red", err=True)
+        """Says once on stderr what Ctrl-C has left; the same as JSON on stdout. Nobody may be there to read it."""
+        if self._stopped:
+            return
+        self._stopped = True
+        with contextlib.suppress(OSError):
+            if self.as_json:
+                self.emit({"error": self.after_interrupt()})
+            else:
+                click.secho(self.after_interrupt(), fg="red", err=True)
 
     def warn(self, sentence: str) -> None:
         """Shows one sentence on stderr, above a progress bar where there is one, and remembers it."""
         self.warned.append(sentence)
+        self.note(f"Warning: {sentence}", "yellow")
+
+    def note(self, sentence: str, colour: str | None = None) -> None:
+        """Shows a line on stderr, above a progress bar where there is one."""
         if self.silent:
             return
         if self._live is not None:
-            self._live.print(f"Warning: {sentence}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            self._live.print(sentence, style=colour, markup=False, highlight=False, soft_wrap=True)
         else:
-            click.secho(f"Warning: {sentence}", fg="yellow", err=True)
+            click.secho(sentence, fg=colour, err=True)
 
     def show(self, *renderables: "RenderableType") -> None:
         """Prints tables and texts of rich to stdout; nothing when silent."""

@@ -44,10 +44,10 @@ def demo(console: Console, run: Path, count: int, config: "AlignmentConfig", ove
     from asic3d.config import Progress
     from asic3d.rendering import render_collection
     from asic3d.verdict import STAGES
-    from asic3d_cli.runs import align_folder, prepared
     from asic3d_cli.scores import METHODS, score_table, scores
     from asic3d_cli.summary import run_as_json, show_run
     from asic3d_integrations.keypoint_sets import load_keypoint_set
+    from asic3d_integrations.run_making import align_folder, prepared
 
     if config.backbone == "auto" and not config.weights:  # the demo shall be the same everywhere, and fetch nothing
         config = replace(config, backbone=EMBEDDED)

@@ -15,6 +15,24 @@ if TYPE_CHECKING:
     from asic3d_integrations.colmap.images import Images
 
 
+MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
+"""asic3d_integrations.colmap.cameras.MODELS, which takes a while to import."""
+
+
+class _FocalLength(click.ParamType):
+    name = "focal"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from asic3d.errors import ExportError
+        from asic3d_integrations.colmap.cameras import parse_focal
+
+        try:
+            parse_focal(value)
+        except ExportError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
 @click.command(
     name="export-colmap",
     cls=Command,
@@ -36,9 +54,9 @@ if TYPE_CHECKING:
 @click.option("--min-views", type=WholeNumber(min=2), default=3, show_default=True, metavar="N",
               help="Photos that a canonical track must be seen in.")  # fmt: skip
 @click.option("--shared-camera", is_flag=True, help="One camera for all photos of one size, not zoomed in between.")
-@click.option("--camera-model", default="SIMPLE_RADIAL", show_default=True, metavar="MODEL",
+@click.option("--camera-model", type=click.Choice(MODELS), default="SIMPLE_RADIAL", show_default=True, metavar="MODEL",
               help="COLMAP's model; PINHOLE where Gaussian splatting follows.")  # fmt: skip
-@click.option("--focal", default="", metavar="F",
+@click.option("--focal", type=_FocalLength(), metavar="F",
               help="Focal length: 1200 (pixels) or 50mm. [default: from EXIF, else a guess]")  # fmt: skip
 @click.option("--masks", is_flag=True, help="Write masks/IMAGE.png too, for COLMAP's mask_path.")
 @click.option("--copy-images", is_flag=True, help="Copy the photos into images/ even where COLMAP can read them.")
@@ -52,14 +70,15 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @photos_option
 @output_options
-@click.pass_obj
+@click.pass_context
 def export_colmap(
-    console: Console,
+    ctx: click.Context,
     run: Path,
     output: Path | None,
     database: Path | None,
     strict: bool,
     photo_folder: Path | None,
+    focal: str | None,
     **options: Any,
 ) -> None:
     """Write what COLMAP, hloc and numpy need of an alignment.
@@ -68,15 +87,18 @@ def export_colmap(
     for COLMAP 3.8, features.h5 and matches.h5 for hloc (with the extra hloc), report.json, and images/ where COLMAP
     can't read the photos as they are. Nothing that is there is replaced unless asked for.
     """
+    _refuse_meaningless(ctx)
+    console: Console = ctx.obj
+    folder = output or run / "colmap"
+    console.after_interrupt = lambda: f"Stopped. Nothing was written, and what was in '{folder}' is as it was."
     import asic3d
     from asic3d_cli.runs import held_for, warn_of_doubts
     from asic3d_integrations.colmap.export import STAGES, ExportOptions, export_colmap
 
-    folder = output or run / "colmap"
-    console.after_interrupt = lambda: f"Stopped. Nothing was written, and what was in '{folder}' is as it was."
     with held_for(run, folder), console.progress(STAGES) as progress:
-        wanted = ExportOptions(**options)
+        wanted = ExportOptions(focal=focal or "", **options)
         alignment = asic3d.load_alignment(run, photos=photo_folder).present
+        _refuse_views(ctx, len(alignment.names))
         warn_of_doubts(console, alignment)
         export = export_colmap(alignment, folder, wanted, database=database, progress=progress)
     if console.as_json:
@@ -88,9 +110,36 @@ def export_colmap(
         raise click.exceptions.Exit(1)
 
 
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _refuse_meaningless(ctx: click.Context) -> None:
+    """Refuses options that would change nothing."""
+    tracks = ctx.params["tracks"]
+    for name, idle, needed in (
+        ("mapper", not ctx.params["map"], "--map"),
+        ("strict", not ctx.params["map"], "--map"),
+        ("force", not ctx.params["map"], "--map"),
+        ("max_tracks", tracks == "refined", "--tracks canonical, or auto"),
+        ("min_views", tracks == "refined", "--tracks canonical, or auto"),
+        ("sift", tracks == "canonical", "--tracks refined, or auto"),
+    ):
+        if idle and _given(ctx, name):
+            option = "--sift/--no-sift" if name == "sift" else f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} means something with {needed}. Leave it out, or add that.")
+
+
+def _refuse_views(ctx: click.Context, photos: int) -> None:
+    views = ctx.params["min_views"]
+    if _given(ctx, "min_views") and views > photos:
+        raise click.BadParameter(f"{views} is more than the {photos} photos of the run.", param_hint="'--min-views'")
+
+
 def _lines(export: "Export") -> list[str]:
     """What was written, in words."""
     from asic3d_integrations.colmap.adding import COPY
+    from asic3d_integrations.colmap.exchange import missing_for_hloc
 
     report = export.report
     shown = report["inlier_ratio"]
@@ -105,7 +154,7 @@ def _lines(export: "Export") -> list[str]:
     ]
     lines += [*left, *_copied_lines(export.images)]
     if not report["hloc"]:
-        lines.append("hloc's features.h5 and matches.h5 need h5py: pip install h5py.")
+        lines.append(missing_for_hloc())
     lines += [
         *_mapping_lines(report.get("mapping", {})),
         "",

@@ -5,6 +5,7 @@ import click
 from asic3d import __version__
 from asic3d_cli.add import add
 from asic3d_cli.align import align
+from asic3d_cli.batch import batch
 from asic3d_cli.commands import RootGroup, help_alone
 from asic3d_cli.demo import demo
 from asic3d_cli.doctor import doctor
@@ -35,5 +36,5 @@ def main(ctx: click.Context) -> None:
     help_alone(ctx)
 
 
-for command in (align, add, transfer, propagate, export_colmap, export, view, evaluate, demo, doctor):
+for command in (align, batch, add, transfer, propagate, export_colmap, export, view, evaluate, demo, doctor):
     main.add_command(command)

@@ -14,7 +14,7 @@ from asic3d.errors import ConfigError
 from asic3d_cli.commands import Examples
 from asic3d_cli.runs import FOLDER
 
-PROMOTED = ("preset", "backbone", "weights", "device", "seed")
+PROMOTED = ("preset", "backbone", "weights", "device", "seed", "max_memory")
 """Settings that have an option of their own; all of them can be given with ``--set`` too."""
 
 
@@ -72,7 +72,7 @@ def _option(name: str) -> Callable:
     shown = f" [default: {_text(item.default)}]" if item.default != "" else ""
     text = item.metadata["help"]
     return click.option(
-        f"--{name}",
+        f"--{name.replace('_', '-')}",
         type=str,  # the configuration reads it, and says what it takes
         default=None,
         metavar=_METAVARS[kind],

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from asic3d.errors import Asic3dError
+from asic3d.photo_folder import shown
 
 Point = tuple[float, float]
 
@@ -22,12 +23,12 @@ def parse_point(text: str) -> Point:
     wanted = "write X,Y in pixels, for example 120,80."
     parts = text.split(",")
     if len(parts) != 2:
-        raise ValueError(f"'{text}' is not a point; {wanted}")
+        raise ValueError(f"{shown(text)} is not a point; {wanted}")
     try:
         return _number(parts[0]), _number(parts[1])
     except ValueError as error:
         found, _, what = str(error).removesuffix(".").partition(" is ")
-        raise ValueError(f"{found} in '{text}' is {what}; {wanted}") from None
+        raise ValueError(f"{found} in {shown(text)} is {what}; {wanted}") from None
 
 
 def read_points(path: Path) -> list[Point]:
@@ -63,7 +64,7 @@ def _columns(path: Path, first: list[str]) -> tuple[tuple[int, int], bool]:
     if "x" in names and "y" in names:
         return (names.index("x"), names.index("y")), True
     if all(_is_word(name) for name in names):
-        raise PointsError(f"The header of '{path}' is {','.join(first)}; it needs columns named x and y.")
+        raise PointsError(f"The header of '{path}' is {shown(','.join(first))}; it needs columns named x and y.")
     return (0, 1), False
 
 
@@ -79,7 +80,7 @@ def _point(path: Path, line: int, row: list[str], columns: tuple[int, int]) -> P
     try:
         return _number(row[columns[0]]), _number(row[columns[1]])
     except IndexError:
-        raise PointsError(f"'{path}', line {line}: found '{','.join(row)}', but x,y is needed.") from None
+        raise PointsError(f"'{path}', line {line}: found {shown(','.join(row))}, but x,y is needed.") from None
     except ValueError as error:
         raise PointsError(f"'{path}', line {line}: {error}") from None
 
@@ -88,7 +89,7 @@ def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"'{text.strip()}' is not a number.") from None
+        raise ValueError(f"{shown(text.strip())} is not a number.") from None
     if not math.isfinite(value):
-        raise ValueError(f"'{text.strip()}' is not a finite number.")
+        raise ValueError(f"{shown(text.strip())} is not a finite number.")
     return value

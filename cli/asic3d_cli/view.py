@@ -113,6 +113,7 @@ def _show_report(console: Console, run: Path) -> None:
 
 def show_explorer(console: Console, run: Path, photos: Path | None = None) -> None:
     """Opens a run's explorer, beside the page in 3-D where that can be made; old ones are made anew."""
+    from asic3d.errors import MissingExtraError
     from asic3d.storage import atomic_write, read_run
     from asic3d_cli.view_3d import refresh_page
     from asic3d_integrations import scene_page
@@ -121,6 +122,12 @@ def show_explorer(console: Console, run: Path, photos: Path | None = None) -> No
     read_run(run)
     scene = scene_page.PAGE if scene_page.available() else ""
     stamp = stamp_of(run, scene=scene)
+    if scene and not is_made_from(run / PAGE, stamp):
+        try:
+            scene_page.viser()
+        except MissingExtraError as error:
+            console.warn(f"The page is made without 3-D. {error}")
+            scene, stamp = "", stamp_of(run)
     if not is_made_from(run / PAGE, stamp):
         with held_for(run, run / PAGE):
             alignment, complete = loaded(console, run, photos)

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from asic3d import __version__
+from asic3d.extras import system_package
 from asic3d.plugins import BACKBONES, EXPORTERS, find_plugins
 from asic3d_integrations.probes import Answer
 
@@ -45,17 +45,9 @@ EXTRAS = {
     "open3d": ("open3d", "asic3d view --open3d"),
     "viser": ("viser", "asic3d view in 3-D"),
     "rerun-sdk": ("rerun", "asic3d view --rerun"),
+    "ray": ("ray", "asic3d batch --ray"),
 }
 """Package of an extra of asic3d -> module, and what it is for."""
-_LIBRARIES = {
-    "libusb-1.0.so.0": "libusb-1.0-0",
-    "libGL.so.1": "libgl1",
-    "libEGL.so.1": "libegl1",
-    "libX11.so.6": "libx11-6",
-    "libgomp.so.1": "libgomp1",
-    "libglib-2.0.so.0": "libglib2.0-0",
-}
-"""Shared library -> Debian's package."""
 _SECONDS = 180.0  # a cold disk takes a minute to import torch
 
 
@@ -193,8 +185,7 @@ def _installed(name: str) -> str:
 
 def _library(error: str) -> str:
     """How to get the system's library that an import error names; '' where it names none that is known."""
-    missing = re.search(r"(lib[\w.+-]+?\.so[.\d]*)", error)
-    package = _LIBRARIES.get(missing[1]) if missing else None
+    package = system_package(error)
     return f"apt-get install {package}" if package else ""
 
 

@@ -1,5 +1,6 @@
 """An edit painted on all photos, as files."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SHEET = "overview.jpg"
 _WHOLE = 0.5
 """Multiple of what the edit covers in the edited photo below which a photo is painted only in part."""
+_UNFINISHED = ".asic3d-painting"
+"""The file that is in the folder until all photos are: what is there then is ours, and may be painted again."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +78,21 @@ def write_edited(
         EditError: the edit can't be used.
         CollectionError: there is no such photo, or one has changed since it was loaded.
         StorageError: the folder holds other things or can't be written, or a file is there already and ``overwrite``
-            is not set.
+            is not set. What an interrupted call left is painted again.
     """
     there = [name for name in alignment.names if name not in alignment.collection.absent]
     places = {name: inside(folder, f"{name}.png") for name in there}
     if layers:
         places |= {f"layers/{name}": inside(folder, f"layers/{name}.png") for name in there}
-    _refuse_foreign(folder)
+    again = overwrite or os.path.lexists(folder / _UNFINISHED)
+    if not os.path.lexists(folder / _UNFINISHED):
+        _refuse_foreign(folder)
     index = alignment.collection.index(source)
     source = alignment.names[index]
     layer = fitted_edit(edit, alignment.sizes[index], source)
     painting = alignment.propagate(layer, source=source)
     for path in places.values():
-        if path.exists() and not overwrite:
+        if path.exists() and not again:
             raise StorageError(f"'{path}' is there already. Replace it with --overwrite, or choose a folder with -o.")
     whole = _share_of_object(alignment, source, layer)
     return _written(alignment, painting, (source, whole), folder, places)
@@ -115,6 +120,7 @@ def _written(
 ) -> Iterator[EditedPhoto]:
     """``edited`` is the name of the photo that was edited, and the share of its object that the edit covers."""
     pictures = {}
+    atomic_write(folder / _UNFINISHED, lambda file: file.write(b"The photos here are being painted by asic3d.\n"))
     for name, layer in layers:
         photo = alignment.collection[name]
         pixels = painted(photo.read(max(photo.size)), layer)
@@ -128,6 +134,7 @@ def _written(
     captions = [f"{name}: as painted" if mark else name for name, mark in zip(pictures, marked, strict=True)]
     sheet = sheet_of(list(pictures.values()), CELL, captions, marked)
     atomic_write(inside(folder, SHEET), lambda file: sheet.save(file, "JPEG", quality=90))
+    (folder / _UNFINISHED).unlink(missing_ok=True)
 
 
 def _share_of_object(alignment: "Alignment", name: str, layer: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -85,7 +85,7 @@ def explorer_page(
         facts=escape(" · ".join([f"{len(views)} photos", *verdict.doubts(alignment, ())])),
         scene=f'<a id="scene" href="{escape(scene)}">3-D</a>' if scene else "",
         scene_help=_SCENE_HELP if scene else _NO_SCENE_HELP,
-        photos="\n".join(_photo(view) for view in views),
+        photos="\n".join(_photo(view, telling([view.name for view in views])) for view in views),
         canonical=webp(grid_picture(alignment.canonical_grid)),
         facts_json=_json(_facts(alignment, views, samples, tracks)),
         blocks="\n".join(
@@ -183,7 +183,25 @@ def _most_seen(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort((rows[:, 1], rows[:, 0]))]
 
 
-def _photo(view: View) -> str:
+def telling(names: Sequence[str]) -> int:
+    """How many of the last letters of names, without their endings, tell them apart: 3 to 12."""
+    stems = [_stem(name) for name in names]
+    return next((count for count in range(3, 12) if len({stem[-count:] for stem in stems}) == len(stems)), 12)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
+
+
+def _name(view: View, count: int) -> str:
+    """A photo's name in three pieces: where there is little room the first is cut off, and the last is not shown."""
+    stem = _stem(view.title)
+    pieces = (("start", stem[:-count]), ("end", stem[-count:]), ("kind", view.title[len(stem) :]))
+    spans = "".join(f'<span class="{kind}">{escape(piece)}</span>' for kind, piece in pieces)
+    return f'<span class="name" title="{escape(view.title)}">{spans}</span>'
+
+
+def _photo(view: View, count: int) -> str:
     """A photo with its place for layers and marks."""
     width, height = view.size
     words = "".join(f'<span class="tag">{escape(word)}</span>' for word in view.standing)
@@ -192,7 +210,7 @@ def _photo(view: View) -> str:
         f'aria-label="Photo {escape(view.title)}" aria-describedby="keys">'
         f'<img class="picture" width="{width}" height="{height}" src="{jpeg(view.photo)}" alt="">'
         '<img class="layer" alt="" hidden><canvas aria-hidden="true"></canvas></div>'
-        f'<figcaption><span class="name">{escape(view.title)}</span>{words}<span class="answer"></span></figcaption>'
+        f'<figcaption>{_name(view, count)}{words}<span class="answer"></span></figcaption>'
         "</figure>"
     )
 

@@ -21,6 +21,7 @@ import torch
 from asic3d.coordinates import normalised_to_pixels, pixels_to_normalised
 from asic3d.errors import CollectionError
 from asic3d.metrics import Transfer
+from asic3d.photo_folder import shown
 from asic3d_integrations.scoring import all_pairs, score_keypoints
 
 FILE_NAME = "keypoints.json"
@@ -95,7 +96,7 @@ def load_keypoint_set(folder: str | Path) -> KeypointSet:
     files = [photo["file"] for photo in photos]
     twice = sorted({file for file in files if files.count(file) > 1})
     if twice:
-        raise CollectionError(f"{path} names the photo '{twice[0]}' twice; keep one entry for each photo.")
+        raise CollectionError(f"{path} names the photo {shown(twice[0])} twice; keep one entry for each photo.")
     names = sorted({name for photo in photos for name in photo["keypoints"]})
     keypoints = np.array([[photo["keypoints"].get(name, (math.nan,) * 2) for name in names] for photo in photos])
     keypoints = keypoints.reshape(len(photos), len(names), 2)
@@ -165,7 +166,7 @@ def _read_entries(path: Path) -> list[Any]:
                 f"There is no folder '{path.parent}'; name one that holds {FILE_NAME} and the photos."
             ) from None
         raise CollectionError(f"There is no {FILE_NAME} in {path.parent}; name a folder that holds one.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CollectionError(f"{path} can't be read as JSON ({error}); check or replace the file.") from error
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or len(entries) < 2:
@@ -178,9 +179,9 @@ def _parse_photo(folder: Path, path: Path, number: int, entry: Any) -> dict[str,
     file = entry.get("file") if isinstance(entry, dict) else None
     if not isinstance(file, str) or not file:
         raise CollectionError(f'Entry {number} of {path} needs a "file": the photo\'s path, relative to the folder.')
-    where = f"'{file}' in {path}"
+    where = f"{shown(file)} in {path}"
     parts = PurePosixPath(file)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in file or not (folder / parts).is_file():
+    if parts.is_absolute() or ".." in parts.parts or "\\" in file or not _is_file(folder / parts):
         raise CollectionError(f"{where} is no photo inside {folder}; correct the path or add the photo.")
     size, box = _numbers(entry.get("size"), (2,)), _numbers(entry.get("bbox"), (4,))
     if size is None or not all(side >= 1 and side == int(side) for side in size):
@@ -196,10 +197,19 @@ def _parse_photo(folder: Path, path: Path, number: int, entry: Any) -> dict[str,
     for name, value in points.items():
         point = _numbers(value, (2, 3))
         if point is None and value is not None:
-            raise CollectionError(f"The keypoint '{name}' of {where} must be [x, y, visible] or null; found {value!r}.")
+            raise CollectionError(
+                f"The keypoint {shown(name)} of {where} must be [x, y, visible] or null; found {value!r}."
+            )
         visible = point is not None and (len(point) == 2 or point[2])
         keypoints[name] = point[:2] if point is not None and visible else (math.nan, math.nan)
     return {"file": str(parts), "size": (int(size[0]), int(size[1])), "bbox": box, "keypoints": keypoints}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # longer than names may be, or of letters that no name has
+        return False
 
 
 def _numbers(value: Any, lengths: tuple[int, ...]) -> tuple[float, ...] | None:

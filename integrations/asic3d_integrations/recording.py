@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asic3d.errors import MissingExtraError
+from asic3d.extras import load_extra
+from asic3d.temporaries import temporary_folder
 from asic3d_integrations.colmap.scene import CAMERA
 
 if TYPE_CHECKING:
@@ -23,14 +23,10 @@ def rerun() -> Any:
     """Rerun's library.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it can't be imported.
     """
-    try:
-        import rerun as library  # pyright: ignore[reportMissingImports]
-        import rerun.blueprint  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise MissingExtraError("A recording needs Rerun: pip install rerun-sdk.") from None
-    return library
+    load_extra("rerun.blueprint", "A recording needs Rerun", "rerun-sdk")
+    return load_extra("rerun", "A recording needs Rerun", "rerun-sdk")
 
 
 def recording(stages: "Sequence[Stage]") -> bytes:
@@ -40,8 +36,8 @@ def recording(stages: "Sequence[Stage]") -> bytes:
         MissingExtraError: Rerun is not installed.
     """
     library = rerun()
-    with tempfile.TemporaryDirectory(prefix="asic3d-rerun-") as folder:
-        file = Path(folder) / "scene.rrd"
+    with temporary_folder() as folder:
+        file = folder / "scene.rrd"
         stream = library.RecordingStream("asic3d", recording_id=uuid.uuid4())
         stream.save(file, default_blueprint=_layout(library, stages))
         for stage in stages:

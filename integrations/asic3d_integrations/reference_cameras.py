@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from asic3d.errors import CollectionError
-from asic3d.photo_folder import composed, listed
+from asic3d.photo_folder import composed, listed, shown
 
 _SHAPES = {"K": (3, 3), "R": (3, 3), "t": (3,)}
 
@@ -48,7 +48,7 @@ class ReferenceCameras:
             found = [index for index, (a, b) in enumerate(ends) if a.endswith(b) or b.endswith(a)]
         if len(found) != 1:
             raise CollectionError(
-                f"There {'is no camera' if not found else 'are several cameras'} of the photo '{name}'; the "
+                f"There {'is no camera' if not found else 'are several cameras'} of the photo {shown(name)}; the "
                 f"cameras are of {listed(self.files)}."
             )
         return found[0]
@@ -64,7 +64,7 @@ def load_cameras(path: Path) -> ReferenceCameras:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CollectionError(f"There is no file '{path}' with cameras.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CollectionError(f"'{path}' can't be read as JSON ({error}); check or replace the file.") from error
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or len(entries) < 2:
@@ -86,11 +86,11 @@ def _parse(path: Path, number: int, entry: Any) -> tuple[str, dict[str, np.ndarr
     for key, shape in _SHAPES.items():
         try:
             values[key] = np.asarray(entry.get(key), np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             values[key] = np.zeros(0)
         if values[key].shape != shape or not np.isfinite(values[key]).all():
             form = " x ".join(map(str, shape))
-            raise CollectionError(f"The photo '{file}' in '{path}' needs \"{key}\": {form} finite numbers.")
+            raise CollectionError(f"The photo {shown(file)} in '{path}' needs \"{key}\": {form} finite numbers.")
     if not np.allclose(values["R"] @ values["R"].T, np.eye(3), atol=1e-3) or np.linalg.det(values["R"]) < 0:
-        raise CollectionError(f"The \"R\" of the photo '{file}' in '{path}' is no rotation.")
+        raise CollectionError(f"The \"R\" of the photo {shown(file)} in '{path}' is no rotation.")
     return file, values

@@ -14,7 +14,7 @@ from PIL import Image
 
 from asic3d import __version__
 from asic3d.canonical_grid import GRID_FILE, grid_bytes
-from asic3d.storage import write_together
+from asic3d.journal import write_together
 from asic3d_integrations import report_sections as sections
 from asic3d_integrations.canonical_pictures import grid_picture, heat_map_sheet, heat_maps
 from asic3d_integrations.contact_sheets import contact_sheets

@@ -16,6 +16,7 @@ import numpy as np
 
 from asic3d import __version__
 from asic3d.errors import MissingExtraError
+from asic3d.extras import load_extra
 from asic3d.storage import RUN_FILE
 from asic3d_integrations.colmap.scene import CAMERA, EDGES
 from asic3d_integrations.explorer import digest
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from asic3d_integrations.stages import Shot, Stage
 
 PAGE = "scene.html"
-_MISSING = "The 3-D page needs viser: pip install viser."
+_NEED = "The 3-D page needs viser"
 _ANGLE, _ASPECT = np.radians(45), 1.3  # of what is seen at first; the picture's sides are not known yet
 _LINE = 1.5  # pixels
 _QUALITY = 80  # of the photos' JPEG
@@ -48,13 +49,9 @@ def viser() -> Any:
     """Viser.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it can't be imported.
     """
-    try:
-        import viser as library  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise MissingExtraError(_MISSING) from None
-    return library
+    return load_extra("viser", _NEED, "viser")
 
 
 def available() -> bool:
@@ -74,7 +71,7 @@ def stamp_of(run: Path, model: Path | None) -> str:
         StorageError: a file can't be read.
     """
     if not available():
-        raise MissingExtraError(_MISSING)
+        raise MissingExtraError(f"{_NEED}: pip install viser.")
     names = ("cameras", "images", "points3D")
     files = [model / f"{name}.{ending}" for name in names for ending in ("bin", "txt")] if model else []
     return digest((version("viser"), _read()), (run / RUN_FILE, *files))

@@ -12,7 +12,16 @@ import numpy as np
 from asic3d.errors import ExportError, StorageError
 from asic3d.photo_folder import listed, shown
 from asic3d.tracks import MatchGraph, Pair
-from asic3d_integrations.colmap.database import HALF, Content, new_file, opened, read_database, refuse_existing
+from asic3d_integrations.colmap.database import (
+    HALF,
+    Content,
+    check_tables,
+    new_file,
+    opened,
+    quiet_pycolmap,
+    read_database,
+    refuse_existing,
+)
 
 _PATIENCE = 2.0  # seconds that a locked database is waited for
 COPY = "added.db"
@@ -70,7 +79,7 @@ def add_to(
         _copy(database, temporary)
         before = read_database(temporary)
         place = _places(graph.names, before.names, database)
-        _check_sizes(graph.names, graph.sizes, before, place)
+        _check_sizes(graph.names, graph.sizes, [camera.size for camera in before.cameras], place)
         chosen = {pair: rows for pair, rows in verified.items() if all(photo in place for photo in pair) and len(rows)}
         with opened(temporary) as file:
             numbers = {image.name: image.image_id for image in file.read_all_images()}
@@ -91,11 +100,27 @@ def add_to(
     )
 
 
-def check_database(database: Path, names: Sequence[str]) -> None:
-    """Raises what :func:`add_to` would raise about most databases that can't be used: before the work, not after it."""
+def check_database(database: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> None:
+    """Raises what :func:`add_to` would raise about a database that can't be used: before the work, not after it.
+
+    Args:
+        database: an existing database of COLMAP.
+        names: N photos.
+        sizes: (width, height) of each, pixels.
+
+    Raises:
+        StorageError, ExportError: as :func:`add_to`.
+    """
     with _reading(database) as source:
-        images = [name for (name,) in source.execute("SELECT name FROM images ORDER BY image_id")]
-    _places(names, images, database)
+        (found,) = source.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            why = " ".join(found.split()).removeprefix("*** in database main *** ")
+            raise StorageError(f"'{database}' is damaged ({why}). Take a copy from before, or make it again.")
+        rows = source.execute(
+            "SELECT name, width, height FROM images JOIN cameras USING (camera_id) ORDER BY image_id"
+        ).fetchall()
+    place = _places(names, [name for name, _, _ in rows], database)
+    _check_sizes(names, sizes, [(width, height) for _, width, height in rows], place)
 
 
 def _places(names: Sequence[str], images: Sequence[str], database: Path) -> dict[int, int]:
@@ -117,10 +142,10 @@ def _places(names: Sequence[str], images: Sequence[str], database: Path) -> dict
 
 
 def _check_sizes(
-    names: Sequence[str], sizes: Sequence[tuple[int, int]], before: Content, place: dict[int, int]
+    names: Sequence[str], sizes: Sequence[tuple[int, int]], theirs: Sequence[tuple[int, int]], place: dict[int, int]
 ) -> None:
     for photo, index in place.items():
-        size, other = sizes[photo], before.cameras[index].size
+        size, other = sizes[photo], theirs[index]
         if size != other:
             turned = (
                 " COLMAP took it as it is stored, before its EXIF orientation: start that project with upright copies."
@@ -134,12 +159,16 @@ def _check_sizes(
 @contextlib.contextmanager
 def _reading(database: Path) -> Iterator[sqlite3.Connection]:
     """A connection that can't change the database; pycolmap's would bring an old one up to date."""
+    if database.is_dir():
+        inside = database / "database.db"
+        example = f", such as '{inside}'" if inside.is_file() else ""
+        raise StorageError(f"'{database}' is a folder. Name the file of the database{example}.")
     if not database.is_file():
         raise StorageError(f"There is no database '{database}'.")
     try:
         source = sqlite3.connect(f"{database.resolve().as_uri()}?{_how(database)}", uri=True, timeout=_PATIENCE)
         with contextlib.closing(source):
-            source.execute("SELECT COUNT(*) FROM images").fetchall()
+            check_tables(source)
             yield source
     except sqlite3.Error as error:
         if "locked" in str(error) or "busy" in str(error):
@@ -194,7 +223,7 @@ def _pad_descriptors(path: Path, counts: dict[int, int]) -> None:
 
 def _add_matches(file: Any, first: int, second: int, rows: np.ndarray) -> None:
     """Appends matches of two images to their matches and to those that are verified."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     had = np.zeros((0, 2), np.uint32)
     if file.exists_matches(first, second):

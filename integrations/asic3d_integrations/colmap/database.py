@@ -5,8 +5,11 @@ CORNER of the top-left pixel; this package adds the half pixel, and no other par
 """
 
 import contextlib
-import secrets
 import shutil
+import signal
+import sqlite3
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from asic3d.errors import ExportError, StorageError
+from asic3d.temporaries import temporary_path
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.cameras import Camera, Cameras
 
@@ -137,7 +141,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A file that takes its place when the block ends well, and is gone otherwise, with what SQLite puts beside it."""
-    temporary = path.with_name(f".asic3d-{secrets.token_hex(6)}.db")
+    temporary = temporary_path(path, "db")  # not locked: SQLite has locks of its own, and loses them
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -166,16 +170,38 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with pycolmap.Database.open(path) as database:
             yield database
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, LookupError, MemoryError) as error:  # what damaged tables make it run into
         raise StorageError(f"'{path}' can't be used as a database of COLMAP ({_first_line(error)}).") from error
 
 
 def quiet_pycolmap() -> Any:
-    """pycolmap, which else writes a log to the terminal."""
-    import pycolmap
+    """pycolmap, which else writes a log to the terminal, and takes SIGTERM for a crash. Only imported here."""
+    with _keeping_sigterm():
+        import pycolmap
 
-    pycolmap.logging.minloglevel = 3  # what it calls an error, such as no model, is told by us
+        pycolmap.logging.minloglevel = 3  # what it calls an error, such as no model, is told by us
     return pycolmap
+
+
+@contextlib.contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Gives SIGTERM back what it does in Python: pycolmap puts a handler that prints a crash in its place.
+
+    Only the main thread may say what a signal does; in others it stays as it is.
+    """
+    if "pycolmap" in sys.modules or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = hasattr(signal, "pthread_sigmask")  # meanwhile none comes through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]) if held else set()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+        if held:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _first_line(error: Exception) -> str:
@@ -184,7 +210,7 @@ def _first_line(error: Exception) -> str:
 
 def _write_images(database: Any, names: Sequence[str], cameras: Cameras) -> None:
     """One rig for each camera and one frame for each image: COLMAP 4 takes all of them or none."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     made = []
     for number, camera in enumerate(cameras.cameras, 1):
@@ -207,7 +233,7 @@ def _write_images(database: Any, names: Sequence[str], cameras: Cameras) -> None
 
 def _geometry(rows: np.ndarray) -> Any:
     """Verified matches, without the matrix: mappers pass over a geometry whose configuration is not set."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     geometry = pycolmap.TwoViewGeometry(inlier_matches=rows.astype(np.uint32))
     geometry.config = pycolmap.TwoViewGeometryConfiguration.UNCALIBRATED
@@ -215,7 +241,7 @@ def _geometry(rows: np.ndarray) -> Any:
 
 
 def _verify(path: Path, wanted: Verification) -> None:
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers = wanted.min_inliers
@@ -226,7 +252,10 @@ def _verify(path: Path, wanted: Verification) -> None:
     options.detect_watermark = False
     verifier = pycolmap.GeometricVerifierOptions()
     verifier.num_threads = 1  # with more, the same seed gives other samples
-    quiet_pycolmap().geometric_verification(path, verifier_options=verifier, two_view_geometry_options=options)
+    try:
+        quiet_pycolmap().geometric_verification(path, verifier_options=verifier, two_view_geometry_options=options)
+    except RuntimeError as error:  # on a full disk it can't open what it could before
+        raise StorageError(f"'{path}' can't be used as a database of COLMAP ({_first_line(error)}).") from error
 
 
 def read_database(path: Path) -> Content:
@@ -250,6 +279,41 @@ def read_database(path: Path) -> Content:
         )
 
 
+_ARRAYS = {"keypoints": 4, "descriptors": 1, "matches": 4, "two_view_geometries": 4}
+"""Table -> bytes of a number in its ``data``, which has ``rows`` times ``cols`` of them."""
+_BLOBS = {"F": 72, "E": 72, "H": 72, "qvec": 32, "tvec": 24}
+_SOUND = (
+    ("images", "typeof(image_id) = 'integer' AND typeof(name) = 'text' AND typeof(camera_id) = 'integer'"),
+    ("images", "camera_id IN (SELECT camera_id FROM cameras)"),
+    ("cameras", "typeof(camera_id) = 'integer' AND typeof(model) = 'integer' AND typeof(params) = 'blob'"),
+    ("cameras", "typeof(width) = 'integer' AND typeof(height) = 'integer' AND length(params) BETWEEN 8 AND 800"),
+    ("cameras", "width BETWEEN 1 AND 1000000 AND height BETWEEN 1 AND 1000000 AND length(params) % 8 = 0"),
+)
+"""What holds of every row, in SQL."""
+
+
+def check_tables(file: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError where rows do not hold what they say: COLMAP reads beyond them, and crashes."""
+    conditions = list(_SOUND)
+    for table, size in _ARRAYS.items():
+        whole = "typeof(rows) = 'integer' AND typeof(cols) = 'integer' AND rows >= 0 AND cols BETWEEN 0 AND 100000"
+        fits = f"rows < 1000000000 AND coalesce(length(data), 0) = rows * cols * {size}"
+        stored = "typeof(data) IN ('blob', 'null')"
+        conditions += [(table, f"{whole} AND {fits} AND {stored}")]
+    pairs = "pair_id BETWEEN 2147483648 AND 4611686018427387903 AND typeof(pair_id) = 'integer' AND cols IN (0, 2)"
+    conditions += [(table, pairs) for table in ("matches", "two_view_geometries")]
+    known = {row[1] for row in file.execute("PRAGMA table_info(two_view_geometries)")}
+    conditions += [
+        ("two_view_geometries", f"{name} IS NULL OR (typeof({name}) = 'blob' AND length({name}) IN (0, {size}))")
+        for name, size in _BLOBS.items()
+        if name in known
+    ]
+    for table, condition in conditions:
+        (wrong,) = file.execute(f"SELECT COUNT(*) FROM {table} WHERE NOT coalesce({condition}, 0)").fetchone()
+        if wrong:
+            raise sqlite3.DatabaseError(f"{wrong} of the rows of its table {table} are damaged")
+
+
 def _camera(camera: Any) -> Camera:
     return Camera(
         camera.model_name,
@@ -263,7 +327,7 @@ def _by_pair(
     stored: tuple[list[int], list[Any]], place: Mapping[int, int], rows_of: Callable[[Any], np.ndarray]
 ) -> dict[Pair, np.ndarray]:
     """Matches by pairs i < j of places, without the empty ones."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     found = {}
     for number, value in zip(*stored, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from asic3d.errors import MissingExtraError
+from asic3d.extras import load_extra
 from asic3d.storage import atomic_write, inside
 from asic3d.tracks import MatchGraph, Pair
 from asic3d_integrations.colmap.database import HALF
@@ -74,21 +75,17 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     atomic_write(path, lambda file: file.write(content))
 
 
-def h5py_here() -> bool:
-    """Whether hloc's files can be written."""
+def missing_for_hloc() -> str:
+    """Why hloc's files can't be written, a sentence; '' where they can."""
     try:
         _h5py()
-    except MissingExtraError:
-        return False
-    return True
+    except MissingExtraError as error:
+        return str(error)
+    return ""
 
 
 def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise MissingExtraError("hloc's files need h5py: pip install h5py.") from None
-    return h5py
+    return load_extra("h5py", "hloc's files need h5py", "h5py")
 
 
 def write_hloc(folder: Path, graph: MatchGraph, images: Sequence[str], verified: Mapping[Pair, np.ndarray]) -> None:

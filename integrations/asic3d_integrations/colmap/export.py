@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,11 +14,12 @@ import numpy as np
 from asic3d.config import Progress
 from asic3d.errors import StorageError
 from asic3d.storage import write_json
+from asic3d.temporaries import clear_left, move_folder, temporary_folder
 from asic3d.tracks import MatchGraph, taking_part
 from asic3d_integrations.colmap.adding import COPY, Added, add_to, check_database
 from asic3d_integrations.colmap.cameras import Cameras, choose_cameras, parse_focal
 from asic3d_integrations.colmap.database import Content, Verification, write_database
-from asic3d_integrations.colmap.exchange import h5py_here, write_hloc, write_pairs, write_text, write_tracks
+from asic3d_integrations.colmap.exchange import missing_for_hloc, write_hloc, write_pairs, write_text, write_tracks
 from asic3d_integrations.colmap.exported import FORMAT, REPORT, files_below, refuse_earlier
 from asic3d_integrations.colmap.images import FOLDER, Images, plan_images, write_images, write_masks
 from asic3d_integrations.colmap.mapping import INCREMENTAL, MapOptions, Mapped, guess_cameras
@@ -136,7 +135,7 @@ def export_colmap(
     collection = alignment.collection
     refuse_earlier(folder, options.overwrite)
     if database is not None:
-        check_database(database, collection.names)
+        check_database(database, collection.names, collection.sizes)
     images = plan_images(collection, always=options.copy_images)
     focal = parse_focal(options.focal) if options.focal else None
     cameras = choose_cameras(
@@ -190,36 +189,26 @@ def _write_others(new: Path, graph: MatchGraph, images: Images, content: Content
     write_pairs(new / "pairs.txt", images.names, list(content.verified))
     write_tracks(new / "tracks.npz", graph, images.names)
     write_text(new / "text", graph, images.names)
-    if h5py_here():
+    if not missing_for_hloc():
         write_hloc(new, graph, images.names, content.verified)
 
 
 @contextlib.contextmanager
 def replaced_together(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of another when the block ends well."""
-    asked, folder = folder, folder.resolve()
-    mark = secrets.token_hex(6)
-    new, old = (folder.with_name(f".asic3d-{mark}.{kind}") for kind in ("new", "old"))
+    asked, folder, new = folder, folder.resolve(), Path()
     try:
-        new.mkdir(parents=True)
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_left(folder.parent)
+        with temporary_folder(folder) as new:
+            yield new
+            move_folder(new, folder)
     except OSError as error:
         raise StorageError(
             f"'{folder}' can't be written ({error.strerror or error}). Choose another folder with -o."
         ) from error
     except StorageError as error:  # it speaks of the new folder, of which nobody knows
         raise StorageError(str(error).replace(str(new), str(asked))) from error
-    finally:
-        for rest in (new, old):
-            shutil.rmtree(rest, ignore_errors=True)
 
 
 def _mapped(
@@ -277,7 +266,7 @@ def _report(
         "pairs_verified": len(content.verified),
         "inlier_ratio": None if math.isnan(content.inlier_ratio) else content.inlier_ratio,
         "refining": source.facts,
-        "hloc": h5py_here(),
+        "hloc": missing_for_hloc() == "",
         "versions": {name: version(name) for name in ("pycolmap", "numpy")},
     }
 

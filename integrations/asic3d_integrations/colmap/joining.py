@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 from scipy.spatial import KDTree
 
 from asic3d.tracks import MatchGraph, Pair
-from asic3d_integrations.colmap.database import HALF
+from asic3d_integrations.colmap.database import HALF, quiet_pycolmap
 from asic3d_integrations.colmap.edges import Edge
 from asic3d_integrations.colmap.flow import sampson
 
@@ -234,7 +234,7 @@ def _pose(model: Any, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _move(model: Any, number: int, rotation: np.ndarray, translation: np.ndarray, scale: float) -> None:
     """Scales a model and moves it so that an image of it gets a pose."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     its_rotation, its_translation = _pose(model, number)
     turn = pycolmap.Rotation3d(rotation.T @ its_rotation)
@@ -243,7 +243,7 @@ def _move(model: Any, number: int, rotation: np.ndarray, translation: np.ndarray
 
 def _join(base: Any, other: Any, graph: MatchGraph, edge: Edge, start: int) -> bool:
     """Brings one photo, with its model if it has one, into the base; says whether it could."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     a, b = edge.pair[start], edge.pair[1 - start]
     points = (edge.first, edge.second) if start == 0 else (edge.second, edge.first)
@@ -308,7 +308,7 @@ def _seen(model: Any, photo: int) -> np.ndarray:
 
 def _place(base: Any, other: Any, graph: MatchGraph, photo: int, pose: Any) -> None:
     """Registers a photo with a pose; the mapper leaves photos out that nothing ties to a model."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     number = photo + 1
     if base.exists_image(number):
@@ -326,7 +326,7 @@ def _place(base: Any, other: Any, graph: MatchGraph, photo: int, pose: Any) -> N
 
 def _absorb(base: Any, other: Any, graph: MatchGraph) -> None:
     """Takes over another model's photos and points, which are in the base's frame already."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     for number in sorted(set(other.reg_image_ids()) - set(base.reg_image_ids())):
         _place(base, other, graph, number - 1, other.image(number).cam_from_world())
@@ -342,7 +342,7 @@ def _absorb(base: Any, other: Any, graph: MatchGraph) -> None:
 
 def _triangulate_pair(model: Any, graph: MatchGraph, a: int, b: int) -> None:
     """New points from the matches of two photos that are both registered now."""
-    import pycolmap
+    pycolmap = quiet_pycolmap()
 
     i, j = sorted((a, b))
     rows = graph.matches.get((i, j), np.zeros((0, 2), np.int64))

@@ -1,23 +1,23 @@
 """From a graph of matches to camera poses: COLMAP's incremental mapping, tried in several ways, and judged."""
 
 import copy
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asic3d.collection import Collection
 from asic3d.config import Progress
+from asic3d.temporaries import temporary_folder
 from asic3d.tracks import MatchGraph
 from asic3d_integrations.colmap.cameras import Cameras
+from asic3d_integrations.colmap.certainty import caution
 from asic3d_integrations.colmap.database import Verification, quiet_pycolmap, write_database
 from asic3d_integrations.colmap.edges import Edge
 from asic3d_integrations.colmap.joining import join_models
-from asic3d_integrations.colmap.self_check import Verdict, doubted, judge
+from asic3d_integrations.colmap.self_check import Verdict, counted, doubted, judge
 
 STAGES = {"mapping": "Finding the cameras' poses"}
 """Stage -> what it does, in words."""
@@ -110,10 +110,13 @@ def map_graph(
     options, told = options or MapOptions(), progress or (lambda _: None)
     began, found = time.perf_counter(), list[_Candidate]()
     tried: list[str] = []
+    if len(graph) < _FEWEST:
+        told(Progress("mapping", 1, 1))
+        return Mapped((), _no_model(_TOO_FEW, graph), {}, {"tried": tried, "seconds": 0.0})
     queue = [_Attempt("the cameras as given", cameras), *_others(cameras, options)]
     for done, attempt in enumerate(queue, 1):
+        told(Progress("mapping", done - 1, len(queue)))
         models = _run(graph, attempt, options)
-        told(Progress("mapping", done, len(queue)))
         if not models:
             tried.append(f"{attempt.name}: no model")
             continue
@@ -124,17 +127,24 @@ def map_graph(
             break
         if options.thorough and options.mapper == INCREMENTAL and models[0].num_reg_images() < len(graph):
             queue += _held(attempt, made[-1].models[0], queue)
+    told(Progress("mapping", len(queue), len(queue)))  # also where the first attempt was enough
     facts = {"tried": tried, "seconds": round(time.perf_counter() - began, 2)}
     if not found:
-        nan = float("nan")
-        nothing = Verdict(False, (_NOTHING,), 0, len(graph), nan, nan, nan, (nan, nan))
-        return Mapped((), nothing, _missing(graph, (), edges), facts)
+        return Mapped((), _no_model(_NOTHING, graph), _missing(graph, (), edges), facts)
     best = max(found, key=_Candidate.rank)
     verdict = _contested(best, found)
+    warned = verdict.trusted and caution(best.models[0], all(camera.known for camera in cameras.cameras))
+    verdict = replace(verdict, reasons=(*verdict.reasons, warned)) if warned else verdict
     return Mapped(tuple(best.models), verdict, _missing(graph, best.models[0].reg_image_ids(), edges), facts)
 
 
 _NOTHING = "No two photos could be brought together."
+_TOO_FEW = f"Cameras need {_FEWEST} photos: what two show of each other fits many cameras, and nothing confirms any."
+
+
+def _no_model(reason: str, graph: MatchGraph) -> Verdict:
+    nan = float("nan")
+    return Verdict(False, (reason,), 0, len(graph), nan, nan, nan, (nan, nan))
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,8 +282,7 @@ def _run(graph: MatchGraph, attempt: _Attempt, how: MapOptions) -> list[Any]:
     pycolmap, seed = quiet_pycolmap(), how.seed
     error = max(graph.deviation, 1.0)
     verification = Verification(_VERIFIED * error, min_inlier_ratio=0.25, seed=seed)
-    with tempfile.TemporaryDirectory(prefix="asic3d-mapping-") as folder:
-        root = Path(folder)
+    with temporary_folder() as root:
         write_database(graph, attempt.cameras, root / "database.db", verification=verification)
         (root / "models").mkdir()
         if how.mapper == GLOBAL:
@@ -334,5 +343,6 @@ def _missing(graph: MatchGraph, registered: Sequence[int], edges: Sequence[Edge]
         elif not partners & inside:
             found[name] = "it shows the same side only as photos that are not in the model either"
         else:
-            found[name] = f"it shows the same side as {len(partners & inside)} photos of the model, too little of it"
+            some = counted(len(partners & inside), "photo")
+            found[name] = f"it shows the same side as {some} of the model, too little of it"
     return found

@@ -1,6 +1,5 @@
 """Models of COLMAP: read, and how right their poses are beside those of COLMAP's SIFT."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from asic3d.collection import Collection
 from asic3d.errors import StorageError
 from asic3d.metrics import PoseScores, score_poses
+from asic3d.temporaries import temporary_folder
 from asic3d_integrations.colmap.database import quiet_pycolmap
 from asic3d_integrations.colmap.images import FOLDER, plan_images, write_images
 from asic3d_integrations.reference_cameras import ReferenceCameras
@@ -31,7 +31,10 @@ def read_model(folder: Path) -> Any:
         raise StorageError(f"There is no model of COLMAP in '{folder}'; it would hold images.bin and cameras.bin.")
     try:
         _check_whole(folder)
-        return pycolmap.Reconstruction(folder)
+        model = pycolmap.Reconstruction(folder)
+        for image in model.images.values():
+            image.name.encode()  # a name that is no text is found out here
+        return model
     except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # a file that is cut off asks for any memory
         raise StorageError(f"The model of COLMAP in '{folder}' can't be read; make it again.") from error
 
@@ -104,8 +107,7 @@ def map_by_sift(collection: Collection, *, shared: bool, seed: int = 0) -> dict[
     """
     pycolmap = quiet_pycolmap()
     images = plan_images(collection)
-    with tempfile.TemporaryDirectory(prefix="asic3d-sift-") as name:
-        root = Path(name)
+    with temporary_folder() as root:
         place = root / FOLDER if images.copies else collection.root
         if images.copies:
             write_images(collection, images, place)

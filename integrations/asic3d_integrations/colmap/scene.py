@@ -11,6 +11,7 @@ from asic3d.collection import load_photo
 from asic3d.errors import CollectionError, StorageError
 from asic3d.storage import atomic_write, inside
 from asic3d_integrations.colmap.nerfstudio import ply_bytes, points_of
+from asic3d_integrations.colmap.viewpoint import choose_view
 
 EDGES = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1))
 """The lines of a frustum, between its five places."""
@@ -21,8 +22,6 @@ _LONGER = 2.5  # at most, of long lenses
 _FACES = ((0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 1))
 _DOTS = 40  # along each line of a frustum, where a file knows nothing but points
 _PHOTO = 320  # pixels of a shown photo's longer side
-_AGREED = 0.5  # length of the mean of directions that agree
-_ASIDE, _ABOVE = np.radians(35), np.radians(30)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +36,7 @@ class Scene:
         photos: m photos, (h, w, 3) uint8, small; None where one was not found.
         names: m names, as the model has them.
         view: (3, 3) float64, rows: right, down and ahead of who looks on, from above and aside.
+        up: (3,) float64, unit length: up, as the photos have it in the mean.
     """
 
     points: np.ndarray
@@ -45,16 +45,12 @@ class Scene:
     photos: tuple[np.ndarray | None, ...]
     names: tuple[str, ...]
     view: np.ndarray
+    up: np.ndarray
 
     @property
     def middle(self) -> np.ndarray:
         """(k, 3) float64: the frusta, and the points without the farthest, which may lie anywhere."""
         return np.concatenate([self.frusta.reshape(-1, 3), _near(self.points)])
-
-    @property
-    def up(self) -> np.ndarray:
-        """(3,) float64, unit length: up, as the photos have it in the mean."""
-        return -np.cos(_ABOVE) * self.view[1] - np.sin(_ABOVE) * self.view[2]
 
 
 def scene_of(model: Any, images: Path | None = None) -> Scene:
@@ -74,7 +70,8 @@ def scene_of(model: Any, images: Path | None = None) -> Scene:
     photos = tuple(None if images is None else _photo(images, image.name) for image in posed)
     rotations = np.array([image.cam_from_world().rotation.matrix() for image in posed]).reshape(-1, 3, 3)
     names = tuple(image.name for image in posed)
-    return Scene(points, colours, np.array(frusta).reshape(-1, 5, 3), photos, names, _view(rotations))
+    corners = np.array(frusta).reshape(-1, 5, 3)
+    return Scene(points, colours, corners, photos, names, *choose_view(rotations, _near(points), corners))
 
 
 def frustum(image: Any, camera: Any, depth: float) -> np.ndarray:
@@ -106,26 +103,6 @@ def _photo(folder: Path, name: str) -> np.ndarray | None:
     with contextlib.suppress(CollectionError, StorageError):
         return load_photo(inside(folder, name, follow_links=True)).read(_PHOTO)
     return None
-
-
-def _view(rotations: np.ndarray) -> np.ndarray:
-    """Right, down and ahead of who stands behind the cameras, a little aside and above, from their rotations."""
-    right, down, ahead = rotations.mean(0) if len(rotations) else np.eye(3)
-    if np.linalg.norm(down) < min(_AGREED, float(np.linalg.norm(right))):  # all lie on their side, around the object
-        down = -right
-    down = down / max(float(np.linalg.norm(down)), 1e-9)
-    ahead = ahead - np.dot(ahead, down) * down
-    if np.linalg.norm(ahead) < 0.1:  # the photos look in all directions: any will do
-        ahead = np.cross(down, [0.3, 0.5, 0.8])
-    ahead = ahead / np.linalg.norm(ahead)
-    right = np.cross(down, ahead)
-    ahead, right = (
-        np.cos(_ASIDE) * ahead + np.sin(_ASIDE) * right,
-        np.cos(_ASIDE) * right - np.sin(_ASIDE) * ahead,
-    )
-    return np.stack(
-        [right, np.cos(_ABOVE) * down - np.sin(_ABOVE) * ahead, np.cos(_ABOVE) * ahead + np.sin(_ABOVE) * down]
-    )
 
 
 def write_glb(scene: Scene, path: Path) -> None:

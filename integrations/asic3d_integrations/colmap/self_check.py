@@ -102,12 +102,15 @@ def judge(model: Any, graph: MatchGraph, edges: Sequence[Edge], joints: Joints =
     doubts = _doubts(verdict, len(judged), len(edges), len(bad), _alone(images, judged, bad))
     loose = _loose(model, graph, [edge for edge in judged if edge.pair not in bad])
     if loose:
-        doubts += (
-            f"{loose} of its parts hang on one pair of photos, and what third photos show does not confirm it enough.",
-        )
+        hang = "One part of it hangs" if loose == 1 else f"{loose} parts of it hang"
+        doubts += (f"{hang} on a single pair of photos, and what third photos show does not confirm it enough.",)
     if joints.pairs:
-        doubts += (f"{joints.pairs} of its parts hang on two photos alone, which nothing confirms.",)
+        hang = "hangs" if joints.pairs == 1 else "hang"
+        doubts += (f"{counted(joints.pairs, 'part')} of it {hang} on two photos alone, which nothing confirms.",)
     reasons = doubts or (_praise(verdict, len(judged)),)
+    if not doubts and verdict.photos < verdict.of:
+        others = counted(verdict.of - verdict.photos, "other photo")
+        reasons += (f"{others} may show another side, or another thing.",)
     if joints.shared:
         reasons += (
             f"{joints.shared + joints.pairs + 1} parts of it were joined where no three photos show the same place: "
@@ -120,6 +123,11 @@ def doubted(verdict: Verdict, reason: str) -> Verdict:
     """The same verdict with one more reason not to trust the model."""
     reasons = (reason, *(() if verdict.trusted else verdict.reasons))
     return replace(verdict, trusted=False, reasons=reasons)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts, in the singular or plural."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) -> tuple[str, ...]:
@@ -137,8 +145,8 @@ def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) 
         )
     if verdict.fitting < _FITTING:
         found.append(
-            f"{bad} of {judged} pairs of photos contradict it: the object is not rigid, the photos show different "
-            "objects, or sides that look alike were taken for one."
+            f"{bad} of {counted(judged, 'pair')} of photos contradict{'s' if bad == 1 else ''} it: the object is not "
+            "rigid, the photos show different objects, or sides that look alike were taken for one."
         )
     if verdict.excess > _EXCESS:
         found.append(
@@ -146,7 +154,8 @@ def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) 
             "bends or moves between the photos, or parts of the model are wrong."
         )
     if alone:
-        found.append(f"{alone} photos hang on no pair that agrees with the model.")
+        hang = "hangs" if alone == 1 else "hang"
+        found.append(f"{counted(alone, 'photo')} {hang} on no pair that agrees with the model.")
     if verdict.used < _USED:
         found.append(
             f"It explains {verdict.used:.0%} of the tracks' points; of a rigid object nearly all are explained."
@@ -159,8 +168,8 @@ def _doubts(verdict: Verdict, judged: int, accepted: int, bad: int, alone: int) 
 
 def _praise(verdict: Verdict, judged: int) -> str:
     return (
-        f"{verdict.photos} of {verdict.of} photos are registered; {verdict.fitting:.0%} of {judged} pairs agree with "
-        f"the model, which explains {verdict.used:.0%} of the tracks' points."
+        f"{verdict.fitting:.0%} of {counted(judged, 'pair')} of photos agree with the model, which explains "
+        f"{verdict.used:.0%} of the tracks' points."
     )
 
 

@@ -1,13 +1,12 @@
 """Ordinary SIFT, by COLMAP: what good photos need no more than, and what flow is joined with."""
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from asic3d.collection import Photo
+from asic3d.temporaries import temporary_folder
 from asic3d.tracks import MatchGraph, Pair, tracks_of
 from asic3d_integrations.colmap.database import quiet_pycolmap, read_database
 from asic3d_integrations.colmap.working import Working
@@ -30,8 +29,7 @@ def sift_graph(
     """
     pycolmap = quiet_pycolmap()
     names = [f"{index:05d}.png" for index in range(len(photos))]
-    with tempfile.TemporaryDirectory(prefix="asic3d-sift-") as folder:
-        root = Path(folder)
+    with temporary_folder() as root:
         for kind in ("images", "masks"):
             (root / kind).mkdir()
         reader = pycolmap.ImageReaderOptions()

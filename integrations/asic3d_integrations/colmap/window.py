@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from asic3d.errors import ExportError, MissingExtraError
+from asic3d.errors import ExportError
+from asic3d.extras import load_extra
 from asic3d_integrations.colmap.drawing import PICTURE
 from asic3d_integrations.colmap.scene import CAMERA, EDGES, Scene
 
@@ -28,15 +29,7 @@ def open3d() -> Any:
     Raises:
         MissingExtraError: it is not installed, or misses a system library.
     """
-    try:
-        import open3d as library  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise MissingExtraError("The view needs Open3D: pip install open3d.") from None
-    except OSError as error:  # a system library is missing, mostly libusb or libGL
-        raise MissingExtraError(
-            f"Open3D can't be loaded ({error}). It needs system libraries: on Debian and Ubuntu, apt-get install "
-            "libusb-1.0-0 libgl1 libgomp1."
-        ) from error
+    library = load_extra("open3d", "The view needs Open3D", "open3d")
     library.utility.set_verbosity_level(library.utility.VerbosityLevel.Error)
     return library
 

@@ -184,6 +184,7 @@ def need_two(names: Sequence[str], category: str) -> None:
 
 def malformed(path: Path, why: str) -> CollectionError:
     """The error about an annotation file that is not what it should be."""
+    why = why if why.isprintable() else ascii(why)[1:-1]  # it may quote the file
     return CollectionError(f"'{path}' is malformed: {why}; unpack the data set again.")
 
 
@@ -207,7 +208,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise malformed(path, "it is no JSON") from error
     if not isinstance(content, dict):
         raise malformed(path, "it holds no JSON object")

@@ -1,0 +1,148 @@
+"""All collections of a batch, and the record of what became of each: whatever ends it, the next one goes on."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asic3d.errors import StorageError
+from asic3d.run_lock import hold_run
+from asic3d.storage import FORMAT_VERSION, atomic_write, is_run_folder, read_json, read_run, write_json
+from asic3d_integrations.batch.index import index_page
+from asic3d_integrations.batch.plan import INDEX, STATE_FILE, Job
+from asic3d_integrations.batch.work import FAILED, FINISHED, Outcome
+
+WAITING, RUNNING = "waiting", "running"
+Executor = Callable[[Sequence[Job]], Iterable[tuple[Job, Outcome | None]]]
+"""Aligns collections: gives each with None when it begins, and with its outcome when it ends."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a collection.
+
+    Attributes:
+        name: the collection.
+        state: ``running``, ``finished`` or ``failed``.
+        record: what ``batch.json`` has about it.
+        skipped: nothing was done, because nothing has changed since an earlier batch.
+    """
+
+    name: str
+    state: str
+    record: dict[str, Any]
+    skipped: bool = False
+
+
+def run_batch(
+    jobs: Sequence[Job],
+    runs: str | Path,
+    executor: Executor,
+    *,
+    retry: bool = False,
+    report: Callable[[Event], None] = lambda _: None,
+) -> dict[str, dict[str, Any]]:
+    """Aligns each collection that is not finished, and writes ``batch.json`` after each and ``index.html`` at the end.
+
+    A finished run of the same photos, masks and settings is left as it is; one whose photos or settings have changed is
+    made again. A collection that failed is not tried again before something about it changes, or ``retry`` is set.
+
+    Args:
+        jobs: the collections.
+        runs: where their run folders and the record lie; made where it is missing.
+        executor: such as :func:`asic3d_integrations.batch.processes.on_this_machine`.
+        retry: try again what failed.
+        report: called after each thing that happened.
+
+    Returns:
+        Name -> record of each of these collections.
+
+    Raises:
+        StorageError: the folder is a run, can't be written, or another batch is at it; ``batch.json`` is damaged.
+
+    Example:
+        >>> run_batch(jobs, "runs", lambda jobs: on_this_machine(jobs, 2))["mug"]["state"]  # doctest: +SKIP
+        'finished'
+    """
+    runs = Path(runs)
+    if is_run_folder(runs):
+        raise StorageError(f"'{runs}' is the run of one collection. Choose another folder with -o.")
+    records = _read(runs / STATE_FILE)
+    _write(runs, records)  # makes the folder, or says early that it can't be written
+    with hold_run(runs):
+        records = _read(runs / STATE_FILE)  # somebody else may just have finished there
+        waiting = _still_to_do(jobs, records, retry, report)
+        try:
+            _work_off(waiting, records, runs, executor, report)
+        finally:
+            for record in records.values():
+                if record["state"] == RUNNING:
+                    record["state"] = WAITING
+            _write(runs, records)
+            atomic_write(runs / INDEX, lambda file: file.write(index_page(records, runs)))
+    return {job.name: records[job.name] for job in jobs}
+
+
+def _still_to_do(
+    jobs: Sequence[Job], records: dict[str, dict[str, Any]], retry: bool, report: Callable[[Event], None]
+) -> list[tuple[Job, str]]:
+    """The collections to align, each with its inputs; what is said of the others is kept."""
+    waiting = []
+    for job in jobs:
+        inputs, record = job.inputs(), records.get(job.name, {})
+        same = record.get("inputs", inputs) == inputs
+        if same and job.is_finished():
+            state = FINISHED
+        elif same and not retry and record.get("state") == FAILED:
+            state = FAILED
+        else:
+            waiting.append((job, inputs))
+            records[job.name] = {**_places(job), "state": WAITING, "inputs": record.get("inputs", "")}
+            continue
+        known = record if record.get("state") == state else _facts_of(job)
+        records[job.name] = {**known, **_places(job), "state": state, "inputs": inputs}
+        report(Event(job.name, state, records[job.name], skipped=True))
+    return waiting
+
+
+def _work_off(
+    waiting: list[tuple[Job, str]],
+    records: dict[str, dict[str, Any]],
+    runs: Path,
+    executor: Executor,
+    report: Callable[[Event], None],
+) -> None:
+    _write(runs, records)
+    inputs = {job.name: digest for job, digest in waiting}
+    for job, outcome in executor([job for job, _ in waiting]):
+        if outcome is None:
+            records[job.name]["state"] = RUNNING
+        else:
+            records[job.name] = {**_places(job), **outcome, "inputs": inputs[job.name]}
+        _write(runs, records)
+        report(Event(job.name, records[job.name]["state"], records[job.name]))
+
+
+def _facts_of(job: Job) -> dict[str, Any]:
+    """What a finished run that no batch has recorded says of itself."""
+    run = read_run(job.run)
+    facts = {key: run[key] for key in ("backbone", "left_out", "quality", "warnings") if key in run}
+    return {"photos": len(run["photos"]), **facts, "seconds": sum(run.get("seconds", {}).values())}
+
+
+def _places(job: Job) -> dict[str, Any]:
+    return {"photo_folder": job.photos, "run": job.run.name}
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    remedy = "Delete it; finished runs are found without it."
+    found = read_json(path, remedy=remedy).get("collections")
+    if not isinstance(found, dict) or not all(isinstance(one, dict) and "state" in one for one in found.values()):
+        raise StorageError(f"'{path}' is no record of a batch. {remedy}")
+    return found
+
+
+def _write(runs: Path, records: dict[str, dict[str, Any]]) -> None:
+    write_json(runs / STATE_FILE, {"format_version": FORMAT_VERSION, "collections": records})

@@ -1,0 +1,86 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from asic3d.alignment import align
+from asic3d.config import AlignmentConfig
+from asic3d.errors import AlignmentError
+from asic3d.features import principal_axes, project
+from asic3d.memory import Load, check_memory, expected_memory
+
+SCRIPT = """
+import resource, sys
+import asic3d
+from asic3d_integrations.run_making import align_folder, prepared
+from pathlib import Path
+config = asic3d.AlignmentConfig(backbone="efficientnet-lite0", device="cpu", max_memory=float(sys.argv[3]))
+with prepared(Path(sys.argv[2]), overwrite=False):
+    align_folder(Path(sys.argv[1]), Path(sys.argv[2]), config, lambda _: None)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes there")
+def test_an_alignment_and_its_report_stay_within_max_memory(toy, tmp_path):
+    pixels = sum(photo.pixels.nbytes for photo in toy.collection)
+    allowed = expected_memory(Load(len(toy.collection), pixels, 304, 250_000, 150_000), toy.config)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(toy.folder / "images"), str(tmp_path / "run")]
+    done = subprocess.run([*words, f"{allowed:.4f}"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0.3 < float(done.stdout) <= allowed
+
+
+def test_more_than_max_memory_is_refused_before_the_work(toy):
+    reports = []
+    with pytest.raises(AlignmentError, match=r"^6 photos may take 0\.\d GB of memory, and max_memory allows 0\.1\."):
+        align(toy.collection, replace(toy.config, max_memory=0.1), cache=toy.cache, progress=reports.append)
+    assert reports == []
+
+
+def test_memory_grows_with_photos_and_cells():
+    config = AlignmentConfig()
+    some, many = (expected_memory(Load.usual(count), config) for count in (30, 300))
+    assert some < many
+    upright = replace(config, turns=False)
+    assert (
+        expected_memory(Load.usual(300), replace(upright, grid=30)) < expected_memory(Load.usual(300), upright) < many
+    )
+
+
+def test_the_remedy_is_one_that_helps():
+    load = Load(300, 0.25e9, 304, 250_000, 144_000)
+    for config, remedy in (
+        (AlignmentConfig(max_memory=2), {"turns": False}),
+        (AlignmentConfig(max_memory=2, turns=False), {"grid": 30}),
+    ):
+        with pytest.raises(AlignmentError) as refused:
+            check_memory(load, config)
+        ((name, value),) = remedy.items()
+        assert f"--set {name}={str(value).lower()}" in str(refused.value)
+        assert expected_memory(load, replace(config, **remedy)) < expected_memory(load, config)
+
+
+def test_three_hundred_photos_fit_in_four_gigabytes():
+    check_memory(Load(300, 0.25e9, 304, 250_000, 144_000), AlignmentConfig(max_memory=4))
+    check_memory(Load(30, 0.07e9, 304, 250_000, 144_000), AlignmentConfig(max_memory=2))
+
+
+def test_in_blocks_it_is_what_it_is_at_once(monkeypatch):
+    features = torch.nn.functional.normalize(torch.randn(7, 5, 5, 12, generator=torch.manual_seed(0)), dim=-1)
+    used = torch.rand(7, 5, 5, generator=torch.manual_seed(1)) > 0.3
+    for cells in (None, used):
+        axes, mean = principal_axes(features, cells)
+        whole = project(features, axes[:, :4], mean, cells)
+        plain = features.flatten(0, 2) if cells is None else features[cells]
+        covariance = np.cov(plain.double().numpy().T, bias=True) * len(plain)
+        assert np.allclose(covariance @ axes.numpy(), axes.numpy() * np.linalg.eigvalsh(covariance)[::-1], atol=1e-4)
+        monkeypatch.setattr("asic3d.features._BLOCK", 50)  # two photos at a time, one in the last block
+        assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(principal_axes(features, cells), (axes, mean)))
+        assert torch.allclose(project(features, axes[:, :4], mean, cells), whole, atol=1e-6)
+        monkeypatch.undo()
