@@ -1,9 +1,13 @@
 """One small aligned collection with known truth, made once for all tests that only read it; and a run to look at."""
 
 import json
+import os
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process for each core, which torch must not fill once more
 
 import numpy as np
 import pytest
