@@ -45,16 +45,18 @@ def hold_run(folder: str | Path) -> Iterator[None]:
         finally:
             _held[key] -= 1
         return
-    file = _locked(key[0] / LOCK, Path(folder))
-    _held[key] = 1
+    file = None
     try:
+        file = _locked(key[0] / LOCK, Path(folder))
+        _held[key] = 1
         finish_journal(key[0])
         clear_left(key[0], below=True)
         with unfinished(key[0] / LOCK):
             yield
     finally:
-        del _held[key]
-        _release(file, key[0] / LOCK)
+        _held.pop(key, None)
+        if file is not None:
+            _release(file, key[0] / LOCK)
 
 
 def settle_run(folder: str | Path) -> None:
@@ -90,21 +92,32 @@ def _locked(path: Path, folder: Path) -> FileIO:
                 f"'{folder}' can't be written ({error.strerror or error}). Choose another folder, or change its "
                 "permissions."
             ) from error
-        if not _lock(file):
-            file.seek(0)
-            owner = file.read(200).decode("utf-8", "replace").strip()
+        try:
+            if not _lock(file):
+                raise _taken(file, folder)
+            if _is_same(file, path):
+                with contextlib.suppress(OSError):  # on a full disk it is held without a name
+                    file.truncate(0)
+                    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return file
+            file.close()  # its owner removed the file between our opening and locking it
+        except StorageError:
             file.close()
-            raise StorageError(
-                f"Another asic3d is writing to '{folder}'{f' ({owner})' if owner.isprintable() and owner else ''}: "
-                "nothing was changed. Wait until it is done, or choose another folder."
-            )
-        if _is_same(file, path):
-            break
-        file.close()  # its owner removed the file between our opening and locking it
-    with contextlib.suppress(OSError):  # on a full disk it is held without a name
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-    return file
+            raise
+        except BaseException:  # told to stop in between
+            if _lock(file) and _is_same(file, path):
+                _release(file, path)
+            raise
+
+
+def _taken(file: FileIO, folder: Path) -> StorageError:
+    """What is said where somebody else has the lock."""
+    file.seek(0)
+    owner = file.read(200).decode("utf-8", "replace").strip()
+    return StorageError(
+        f"Another asic3d is writing to '{folder}'{f' ({owner})' if owner.isprintable() and owner else ''}: "
+        "nothing was changed. Wait until it is done, or choose another folder."
+    )
 
 
 def _is_same(file: FileIO, path: Path) -> bool:

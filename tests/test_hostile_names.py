@@ -1,6 +1,6 @@
 """Names of photos that are pieces of a page, in every page and in a real browser: they are shown, and do nothing."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ def notebook(alignment) -> bytes:
     class WithMasks(type(alignment)):  # the reduced ones that a real alignment has
         masks = property(lambda self: tuple(self.mask(name).astype(np.float32) / 255 for name in self.names))
 
-    shown = alignment_html(WithMasks(**vars(alignment)))
+    shown = alignment_html(WithMasks(**{one.name: getattr(alignment, one.name) for one in fields(alignment)}))
     return f"<!DOCTYPE html><meta charset=utf-8>{shown}".encode()
 
 
