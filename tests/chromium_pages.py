@@ -1,6 +1,7 @@
 """Pages in a real browser: headless Chromium, spoken to through its debugging pipe. No port, no network."""
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -15,6 +16,10 @@ _QUIET = (
     "--disable-background-networking --disable-component-update --disable-sync --mute-audio --hide-scrollbars "
     "--remote-debugging-pipe"
 )
+
+
+class Navigated(Exception):
+    """The page was left while it was asked."""
 
 
 class Chromium:
@@ -57,6 +62,8 @@ class Chromium:
         while True:
             answer = self._read()
             if answer.get("id") == self._number:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise Navigated
                 assert "error" not in answer, answer
                 return answer["result"]
             self.events.append(answer)
@@ -72,7 +79,10 @@ class Chromium:
 
     def evaluate(self, code: str) -> Any:
         """The value of an expression in the page; promises are waited for."""
-        answer = self._call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        answer = None
+        while answer is None:  # a page that is just being left can't say anything
+            with contextlib.suppress(Navigated):
+                answer = self._call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -113,8 +123,9 @@ class Chromium:
         code = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
         params: dict[str, Any] = {"key": key, "modifiers": 8 * shift, "windowsVirtualKeyCode": code.get(key, 0)}
         text = {"text": key} if len(key) == 1 else {}
-        self._call("Input.dispatchKeyEvent", type="keyDown", **params, **text)
-        self._call("Input.dispatchKeyEvent", type="keyUp", **params)
+        with contextlib.suppress(Navigated):  # a key may lead to another page
+            self._call("Input.dispatchKeyEvent", type="keyDown", **params, **text)
+            self._call("Input.dispatchKeyEvent", type="keyUp", **params)
 
     def complaints(self) -> list[str]:
         """Errors and warnings of the page, such as what its policy refused."""

@@ -276,7 +276,7 @@ def test_weights_of_another_transformer_are_refused(shallow, tmp_path):
     assert str(caught.value).startswith(f"'{path}' does not hold the weights of dinov3-vits16 (Missing key(s)")
     assert str(caught.value).endswith(
         ". Give those of timm/vit_small_patch16_dinov3.lvd1689m, or name the backbone that they belong to with "
-        "--backbone."
+        "--backbone (backbone= in Python)."
     )
 
 
