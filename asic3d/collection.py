@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class Photo:
     mask: np.ndarray | None = field(default=None, repr=False)
     duplicate_of: str | None = None
     mask_path: Path | None = None
+
+    @cached_property
+    def holds_shapes(self) -> bool:
+        """Whether there is anything to recognise: it is neither of one colour nor all grain."""
+        return holds_shapes(self.pixels)
 
     def read(self, longest: int = FULL_SIDE) -> np.ndarray:
         """Decodes the file again: (h, w, 3) uint8 sRGB, upright, the longer side at most ``longest`` pixels.
@@ -402,7 +408,7 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
         notes.append(
             f"There are {len(photos)} photos. asic3d is made for 2 to {MOST_PHOTOS}: its time grows with every pair."
         )
-    bare = [photo for photo in photos if not holds_shapes(photo.pixels)]
+    bare = [photo for photo in photos if not photo.holds_shapes]
     empty = {photo.name for photo in bare}
     if not bare and same_picture([photo.pixels for photo in photos]):
         notes.append(f"All {len(photos)} photos show the same picture: nothing can be learned by comparing them.")

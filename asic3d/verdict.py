@@ -217,9 +217,7 @@ def _untrained(alignment: "Alignment") -> bool:
 
 def bare_photos(alignment: "Alignment") -> tuple[str, ...]:
     """Names of the photos that hold no shapes, of one colour or all grain: nothing in them can be recognised."""
-    from asic3d.content import holds_shapes
-
-    return tuple(photo.name for photo in alignment.collection if not holds_shapes(photo.pixels))
+    return tuple(photo.name for photo in alignment.collection if not photo.holds_shapes)
 
 
 def shows_nothing(alignment: "Alignment") -> bool:
