@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import torch
 from wholeness import answers, leftovers, snapshot, why_not_whole
 
@@ -321,7 +322,8 @@ def main() -> None:
     for module in _IMPORTED:  # before the commands begin, so that the moments fall into their work
         importlib.import_module(module)
     import_timm()
-    torch.set_num_threads(1)  # a process that is forked has none of its parent's threads
+    torch.set_num_threads(1)  # a process that is forked has none of its parent's threads, and would wait for them
+    cv2.setNumThreads(1)
     print("| command | tried | survived | lost |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         table, _ = faults(arguments.kills, arguments.errors, arguments.seed, arguments.only, Path(place))
