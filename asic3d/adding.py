@@ -171,12 +171,12 @@ def _judged_again(before: "Alignment", after: "Alignment", look: NewPhoto, by_pa
     """
     config, space, count, newest = after.config, after.space, len(look.pairs), len(after.names) - 1
     quality, pairs = before.quality, before.pairs
+    stale, names, fits = set(fit_warnings(*_fitted(before))), *_fitted(after)
     if first_of_picture([photo.pixels for photo in after.collection])[-1] == newest:
         buddies = find_best_buddies(space.descriptors, look.few, look.pairs, space.canonical, config.match_prior)
         agreeing_matches = int(agreeing(buddies, space.canonical).sum())
         further = Further(count, float(by_pair.sum()), len(buddies), agreeing_matches)
-        quality, pairs = enlarged_quality(quality, pairs, further, _fitted(after)[1]), pairs + count
-    stale, names, fits = set(fit_warnings(*_fitted(before))), *_fitted(after)
+        quality, pairs = enlarged_quality(quality, pairs, further, fits), pairs + count
     warnings = (
         *(sentence for sentence in before.warnings if sentence not in stale),
         *fit_warnings(names, fits),

@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
+from chromium_pages import CHROMIUM, Chromium
 from colmap_scene import model_of
 from hypothesis import settings
 from PIL import Image
@@ -127,3 +128,13 @@ def aligned(mug, monkeypatch):
     planted = plant(mug / "planted")
     monkeypatch.setitem(vars(asic3d), "load_alignment", lambda run, photos: read.append(run) or planted)
     return read
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A real browser; a test without one on its machine is skipped."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine")
+    chromium = Chromium(tmp_path_factory.mktemp("profile"))
+    yield chromium
+    chromium.close()

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from chromium_pages import CHROMIUM, Chromium
 from planted_alignment import RADII, SIZES, picture, plant, to_canonical
 
 from asic3d.collection import Collection, Photo
@@ -21,15 +20,6 @@ from asic3d_integrations import explorer, explorer_maps
 from asic3d_integrations.explorer import explorer_page, is_made_from, read_tracks, stamp_of
 
 HOSTILE = ("<b>bold</b>.jpg", "quotes'\"&amp; <script>alert(1)</script>.jpg", "süß ñ+%41 #2.jpg")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    chromium = Chromium(tmp_path_factory.mktemp("profile"))
-    yield chromium
-    chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium_pages import CHROMIUM, Chromium
 from colmap_scene import model_of
 from planted_alignment import plant
 
@@ -21,15 +20,6 @@ NAMES = (
     "\"' onmouseover=window.harmed=1 autofocus onfocus='window.harmed=1' x=`${window.harmed=1}`.jpg",
 )
 WARNING = "<svg onload=window.harmed=1>\u2028</script><script>window.harmed=1</script>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    chromium = Chromium(tmp_path_factory.mktemp("profile"))
-    yield chromium
-    chromium.close()
 
 
 @pytest.fixture(scope="module")

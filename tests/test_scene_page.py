@@ -9,7 +9,6 @@ from html import unescape
 
 import numpy as np
 import pytest
-from chromium_pages import CHROMIUM, Chromium
 from colmap_scene import model_of, scene
 from PIL import Image
 from planted_alignment import plant
@@ -43,15 +42,6 @@ def page(stages, tmp_path_factory):
     path = tmp_path_factory.mktemp("scene") / "scene.html"
     path.write_bytes(scene_page(stages, "<i>mug</i>", stamp="a" * 64, explorer="explorer.html"))
     return path
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    chromium = Chromium(tmp_path_factory.mktemp("profile"))
-    yield chromium
-    chromium.close()
 
 
 def held(page, key: str) -> bytes:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from chromium_pages import CHROMIUM, Chromium
 
 import asic3d
 
@@ -64,24 +63,19 @@ def test_the_reference_has_every_public_name(pages):
     assert ":func:" not in pages["reference.html"] and ":class:" not in pages["reference.html"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
-def test_equations_and_pictures_show_in_a_browser(site, tmp_path):
-    browser = Chromium(tmp_path / "profile")
-    try:
-        browser.open(site / "method.html")
-        equations = "[...document.querySelectorAll('.equation math')]"
-        sizes = browser.evaluate(f"{equations}.map(equation => equation.getBoundingClientRect().height)")
-        assert min(sizes) > 15
-        assert browser.evaluate("getComputedStyle(document.querySelector('mfrac')).display").endswith("math")
-        assert [address for address in browser.addresses() if not address.startswith(("file:", "data:"))] == []
-        browser.open(site / "tour.html")
-        assert browser.evaluate("[...document.querySelectorAll('article img')].every(i => i.naturalWidth > 300)")
-        assert browser.complaints() == []
-        browser.evaluate("document.querySelector('[data-md-component=search-query]').focus()")
-        for letter in "cuda":
-            browser.key(letter)
-        found = "document.querySelectorAll('.md-search-result__item').length"
-        browser.evaluate(f"new Promise(done => setInterval(() => {found} && done(), 50))")
-        assert browser.evaluate("document.querySelector('.md-search-result__list').innerText").count("CUDA") > 2
-    finally:
-        browser.close()
+def test_equations_and_pictures_show_in_a_browser(site, browser):
+    browser.open(site / "method.html")
+    equations = "[...document.querySelectorAll('.equation math')]"
+    sizes = browser.evaluate(f"{equations}.map(equation => equation.getBoundingClientRect().height)")
+    assert min(sizes) > 15
+    assert browser.evaluate("getComputedStyle(document.querySelector('mfrac')).display").endswith("math")
+    assert [address for address in browser.addresses() if not address.startswith(("file:", "data:"))] == []
+    browser.open(site / "tour.html")
+    assert browser.evaluate("[...document.querySelectorAll('article img')].every(i => i.naturalWidth > 300)")
+    assert browser.complaints() == []
+    browser.evaluate("document.querySelector('[data-md-component=search-query]').focus()")
+    for letter in "cuda":
+        browser.key(letter)
+    found = "document.querySelectorAll('.md-search-result__item').length"
+    browser.evaluate(f"new Promise(done => setInterval(() => {found} && done(), 50))")
+    assert browser.evaluate("document.querySelector('.md-search-result__list').innerText").count("CUDA") > 2
