@@ -1,4 +1,4 @@
-"""Every error that asic3d raises on purpose.
+"""Every error that asic3d raises on purpose, and every warning.
 
 ::
 
@@ -12,6 +12,13 @@
     ├── StorageError            run folders and files: exist already, damaged, not writable, of a newer version
     ├── MissingExtraError       an optional package that is not installed, or can't be imported
     └── PluginError             a package that adds a backbone or an exporter, and does not work
+
+    Asic3dWarning               anything below; the command line shows it as one sentence, a batch keeps it in batch.json
+    ├── CollectionWarning       photos that are left out, gone or odd
+    ├── BackboneWarning         another network than the one that was hoped for
+    ├── StorageWarning          files in a run folder that are another run's
+    ├── CheckpointWarning       an interrupted run that begins anew
+    └── EditWarning             an edit that was changed before it was propagated
 
 A message names the photo or file, says what was found and what is needed, and ends with what to do next.
 """
@@ -57,21 +64,25 @@ class PluginError(Asic3dError):
     """What another package adds to asic3d does not work."""
 
 
-class CollectionWarning(UserWarning):
+class Asic3dWarning(UserWarning):
+    """Base of all warnings of asic3d: what people should be told."""
+
+
+class CollectionWarning(Asic3dWarning):
     """Something about the photos that the user should know but that does not stop the run."""
 
 
-class BackboneWarning(UserWarning):
+class BackboneWarning(Asic3dWarning):
     """The backbone that runs is not the one that was hoped for."""
 
 
-class StorageWarning(UserWarning):
+class StorageWarning(Asic3dWarning):
     """Files in a run folder belong to another run than the one that is there now."""
 
 
-class CheckpointWarning(UserWarning):
+class CheckpointWarning(Asic3dWarning):
     """An interrupted run can't be gone on with; it begins anew."""
 
 
-class EditWarning(UserWarning):
+class EditWarning(Asic3dWarning):
     """An edit was changed before it was propagated."""

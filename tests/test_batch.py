@@ -8,7 +8,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
 from chromium_pages import CHROMIUM
 from cli_runner import run as asic3d
 
@@ -20,6 +22,7 @@ from asic3d_integrations.batch.batch import Event, run_batch
 from asic3d_integrations.batch.index import index_page
 from asic3d_integrations.batch.plan import Job, find_collections, find_masks
 from asic3d_integrations.batch.processes import on_this_machine
+from asic3d_integrations.batch.work import align_collection
 
 QUICK = AlignmentConfig(
     backbone="efficientnet-lite0",
@@ -265,6 +268,31 @@ def test_the_page_leads_to_every_report_and_trusts_no_text(tmp_path):
     assert page.index("mug") < page.index("&lt;b&gt;"), "what failed comes first"
     assert "&lt;script&gt;" in page and "<script" not in page and "<i>" not in page
     assert "2 collections · 1 failed · 1 finished" in page
+
+
+# ---- one collection ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A collection may be aligned in this process: what that sets is set back."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
+
+
+def test_what_was_set_aside_is_told_of(alone, tmp_path):
+    job = job_of(photos_in(tmp_path / "photos" / "mug"), tmp_path / "runs")
+    assert align_collection(job)["state"] == "finished"
+    (job.run / "csv").mkdir()
+    changed = align_collection(replace(job, config=replace(QUICK, grid=14)))
+    place = job.run / "earlier" / "1"
+    told = f"Made from the alignment that was replaced, not from this one: 'csv'. They are in '{place}' now."
+    assert changed["state"] == "finished" and told in changed["warnings"]
+    assert (place / "csv").is_dir()
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------

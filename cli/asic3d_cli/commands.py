@@ -10,14 +10,7 @@ from typing import Any
 
 import click
 
-from asic3d.errors import (
-    Asic3dError,
-    BackboneWarning,
-    CheckpointWarning,
-    CollectionWarning,
-    EditWarning,
-    StorageWarning,
-)
+from asic3d.errors import Asic3dError, Asic3dWarning
 from asic3d_cli.console import Console
 from asic3d_cli.stopping import INTERRUPTED, Terminated, stoppable
 
@@ -132,8 +125,7 @@ def _shown_warnings(console: Console) -> Iterator[None]:
     """Shows asic3d's own warnings as sentences and keeps those of other libraries from the user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for category in (CollectionWarning, BackboneWarning, CheckpointWarning, EditWarning, StorageWarning):
-            warnings.simplefilter("always", category)
+        warnings.simplefilter("always", Asic3dWarning)
         warnings.showwarning = lambda message, *_, **__: console.warn(str(message))
         yield
 

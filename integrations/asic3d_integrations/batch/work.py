@@ -6,7 +6,7 @@ import traceback
 import warnings
 from typing import Any
 
-from asic3d.errors import Asic3dError
+from asic3d.errors import Asic3dError, Asic3dWarning
 from asic3d_integrations.batch.plan import Job
 
 FINISHED, FAILED = "finished", "failed"
@@ -45,7 +45,6 @@ def _aligned(job: Job) -> Outcome:
     import cv2
     import torch
 
-    from asic3d.errors import BackboneWarning, CheckpointWarning, CollectionWarning
     from asic3d.verdict import verdict, warnings_of
     from asic3d_integrations.run_making import align_folder, prepared
 
@@ -56,8 +55,7 @@ def _aligned(job: Job) -> Outcome:
         prepared(job.run, overwrite=True, resume=True, photos=job.photos),
     ):
         warnings.simplefilter("ignore")
-        for category in (CollectionWarning, BackboneWarning, CheckpointWarning):
-            warnings.simplefilter("always", category)
+        warnings.simplefilter("always", Asic3dWarning)
         alignment, _ = align_folder(job.photos, job.run, job.config, lambda _: None, masks=job.masks, strict=job.strict)
     level, sentence = verdict(alignment)
     return {
