@@ -13,7 +13,7 @@
     ├── MissingExtraError       an optional package that is not installed, or can't be imported
     └── PluginError             a package that adds a backbone or an exporter, and does not work
 
-    Asic3dWarning               anything below; the command line shows it as one sentence, a batch keeps it in batch.json
+    Asic3dWarning               anything below; the command line shows its sentence, a batch keeps it in batch.json
     ├── CollectionWarning       photos that are left out, gone or odd
     ├── BackboneWarning         another network than the one that was hoped for
     ├── StorageWarning          files in a run folder that are another run's

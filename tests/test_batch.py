@@ -270,7 +270,7 @@ def test_the_page_leads_to_every_report_and_trusts_no_text(tmp_path):
     assert "2 collections · 1 failed · 1 finished" in page
 
 
-# ---- one collection ---------------------------------------------------------------------------------------------------
+# ---- one collection ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
