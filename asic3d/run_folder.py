@@ -25,7 +25,7 @@ from asic3d.optimisation import COLUMNS, Trained
 from asic3d.photo_folder import shown
 from asic3d.run_facts import RunFacts
 from asic3d.run_lock import claim_run, settle_run
-from asic3d.run_products import set_aside
+from asic3d.run_products import set_aside, tell_aside
 from asic3d.storage import (
     ALIGN_AGAIN,
     FORMAT_VERSION,
@@ -61,10 +61,7 @@ def save_alignment(
     """
     with claim_run(folder, overwrite=overwrite):
         _check_unchanged(alignment, folder)
-        replaced, before = (folder / RUN_FILE).is_file(), _tensors_of(folder)
-        _write_all(alignment, folder, others)
-        if replaced and before != _tensors_of(folder) and not _is_from(alignment, folder):
-            set_aside(folder, {Path(name).parts[0] for name in others})
+        tell_aside(_write_all(alignment, folder, others))
 
 
 def _check_unchanged(alignment: Alignment, folder: Path) -> None:
@@ -91,7 +88,8 @@ def _tensors_of(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) -> None:
+def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) -> dict[Path, Path]:
+    """Writes a run, and sets aside what was made from another one that it replaces: file -> where it is now."""
     stale = _old_masks(folder)
     tensors = safetensors_bytes(_tensors(alignment))
     files = {inside(folder, name): content for name, content in others.items()}
@@ -105,9 +103,12 @@ def _write_all(alignment: Alignment, folder: Path, others: Mapping[str, bytes]) 
     files[folder / TENSORS] = tensors
     digest = hashlib.sha256(tensors).hexdigest()
     files[folder / RUN_FILE] = json_bytes(_facts(alignment, folder, digest))
-    write_together(files, folder=folder, without=sorted(stale))
+    replaced = (folder / RUN_FILE).is_file() and digest != _tensors_of(folder) and not _is_from(alignment, folder)
+    aside = set_aside(folder, {Path(name).parts[0] for name in others}) if replaced else {}
+    write_together(files, folder=folder, without=sorted(stale), aside=aside)
     if alignment.origin is not None and _is_from(alignment, folder):
         alignment.origin.tensors = digest
+    return aside
 
 
 def _losses_table(trained: Trained) -> bytes:

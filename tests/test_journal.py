@@ -32,7 +32,8 @@ sys.addaudithook(hook)
 """
 TOGETHER = """
 files = {folder / "masks" / "a.png": b"new a", folder / "b": b"new b", folder / "c": b"new c"}
-write_together(files, folder=folder, without=[folder / "old"])
+aside = {folder / "made": folder / "earlier" / "1" / "made"}
+write_together(files, folder=folder, without=[folder / "old"], aside=aside)
 """
 REPLACE = """
 from asic3d import temporaries
@@ -57,12 +58,13 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills")
 def test_who_is_killed_at_any_moment_leaves_all_files_or_none(tmp_path):
-    before = {"masks/a.png": b"1", "b": b"2", "old": b"3"}
-    after = {"masks/a.png": b"new a", "b": b"new b", "c": b"new c"}
+    before = {"masks/a.png": b"1", "b": b"2", "old": b"3", "made/of": b"4"}
+    after = {"masks/a.png": b"new a", "b": b"new b", "c": b"new c", "earlier/1/made/of": b"4"}
     found = []
     for number in range(1, 50):
         folder = tmp_path / str(number)
-        (folder / "masks").mkdir(parents=True)
+        for name in ("masks", "made"):
+            (folder / name).mkdir(parents=True)
         for name, text in before.items():
             (folder / name).write_bytes(text)
         if not killed_at(number, TOGETHER, folder):

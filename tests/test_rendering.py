@@ -294,7 +294,7 @@ def test_saved_files_are_those_of_the_data_layout(rendered, tmp_path):
 
 def test_a_folder_that_is_a_file_is_refused(rendered, tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(StorageError, match=r"taken.* can't be written \(.*\); choose another folder\.$"):
+    with pytest.raises(StorageError, match=r"taken.* can't be written \(.*\)\. Choose another folder"):
         rendered.save(tmp_path / "taken")
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from asic3d.errors import ConfigError, StorageError
+from asic3d.errors import ConfigError
 from asic3d.rendering.photos import DEPTH_SLACK, RenderedPhoto, render_photo
 from asic3d.rendering.rasterising import nearest_at
 from asic3d.rendering.surroundings import SCENES
 from asic3d.rendering.toy import pose_points, toy_mesh
+from asic3d.storage import atomic_write
 
 KEYPOINTS = 24
 _FRONT = np.radians(50)  # azimuth of the middle of the arc: the object's left front
@@ -51,19 +52,12 @@ class RenderedCollection:
             StorageError: a file can't be written.
         """
         folder = Path(folder)
-        try:
-            for name in ("images", "masks"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            for name, photo in zip(self.names, self.photos, strict=True):
-                (folder / "images" / name).write_bytes(_encoded(photo.image, "JPEG", quality=92, subsampling=0))
-                mask = photo.mask.astype(np.uint8) * 255
-                (folder / "masks" / f"{name}.png").write_bytes(_encoded(mask, "PNG"))
-            for name, entries in (("keypoints", self._keypoint_entries()), ("cameras", self._camera_entries())):
-                (folder / f"{name}.json").write_text(json.dumps({"images": entries}, indent=1), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(
-                f"{error.filename or folder} can't be written ({error.strerror}); choose another folder."
-            ) from error
+        for name, photo in zip(self.names, self.photos, strict=True):
+            mask = photo.mask.astype(np.uint8) * 255
+            _write(folder / "images" / name, _encoded(photo.image, "JPEG", quality=92, subsampling=0))
+            _write(folder / "masks" / f"{name}.png", _encoded(mask, "PNG"))
+        for name, entries in (("keypoints", self._keypoint_entries()), ("cameras", self._camera_entries())):
+            _write(folder / f"{name}.json", json.dumps({"images": entries}, indent=1).encode())
 
     def _keypoint_entries(self) -> list[dict]:
         return [
@@ -199,6 +193,10 @@ def _box(mask: np.ndarray) -> list[int]:
     """[x0, y0, x1, y1] of a mask's outermost pixels."""
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     return [int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])]
+
+
+def _write(path: Path, content: bytes) -> None:
+    atomic_write(path, lambda file: file.write(content))
 
 
 def _encoded(pixels: np.ndarray, kind: str, **options: int) -> bytes:
