@@ -132,6 +132,11 @@ def shown(name: str) -> str:
     return f"'{name}'" if name.isprintable() else ascii(name)
 
 
+def spelled(name: str) -> str:
+    """As :func:`shown`, and without quotes where they are not needed: for tables and pages."""
+    return name if name.isprintable() else ascii(name)
+
+
 def listed(names: Sequence[str], most: int = 5) -> str:
     """Names for a message: the first few, and how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -16,12 +17,13 @@ from asic3d.temporaries import JOURNAL, clear_left, locked, unfinished
 
 LOCK = ".asic3d.lock"
 """The file in a run folder that is locked, not its presence: the system frees it when a process dies."""
+_PAUSE = 0.1  # seconds between two looks at a lock that somebody has
 _held: dict[tuple[Path, int], int] = {}
 """(folder, thread) that holds a lock in this process -> how many times over."""
 
 
 @contextlib.contextmanager
-def hold_run(folder: str | Path) -> Iterator[None]:
+def hold_run(folder: str | Path, *, patience: float = 0.0) -> Iterator[None]:
     """Keeps other processes, and other threads of this one, from making or changing a run folder meanwhile.
 
     May be entered again by the thread that is in it. A file system that knows no locks is used without. What a process
@@ -29,6 +31,7 @@ def hold_run(folder: str | Path) -> Iterator[None]:
 
     Args:
         folder: an existing folder that may be written.
+        patience: seconds to wait for another process to be done.
 
     Raises:
         StorageError: another process is at it; nothing was changed.
@@ -47,7 +50,7 @@ def hold_run(folder: str | Path) -> Iterator[None]:
         return
     file = None
     try:
-        file = _locked(key[0] / LOCK, Path(folder))
+        file = _locked(key[0] / LOCK, Path(folder), patience)
         _held[key] = 1
         finish_journal(key[0])
         clear_left(key[0], below=True)
@@ -68,25 +71,31 @@ def settle_run(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def claim_run(
-    folder: str | Path, *, overwrite: bool = False, resume: bool = False, photos: Path | None = None
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    photos: Path | None = None,
+    patience: float = 0.0,
 ) -> Iterator[None]:
-    """Makes a run folder ready to be written (:func:`asic3d.storage.prepare_output`) and holds it.
+    """Makes a run folder ready to be written (:func:`asic3d.storage.prepare_output`) and holds it (:func:`hold_run`).
 
     Raises:
         StorageError: as both.
     """
     wanted = {"overwrite": overwrite, "resume": resume, "photos": photos}
     prepare_output(folder, **wanted)  # no lock is put into a folder that is not ours
-    with hold_run(folder):
+    with hold_run(folder, patience=patience):
         prepare_output(folder, **wanted)  # somebody else may just have finished there
         yield
 
 
-def _locked(path: Path, folder: Path) -> FileIO:
+def _locked(path: Path, folder: Path, patience: float) -> FileIO:
     """The lock file, open and locked."""
+    until = time.monotonic() + patience
     while True:
         try:
-            file = path.open("a+b", buffering=0)
+            file = FileIO(path, "a+", opener=_open_no_link)
         except OSError as error:
             raise StorageError(
                 f"'{folder}' can't be written ({error.strerror or error}). Choose another folder, or change its "
@@ -94,7 +103,11 @@ def _locked(path: Path, folder: Path) -> FileIO:
             ) from error
         try:
             if not _lock(file):
-                raise _taken(file, folder)
+                if time.monotonic() >= until:
+                    raise _taken(file, folder)
+                file.close()
+                time.sleep(_PAUSE)
+                continue
             if _is_same(file, path):
                 with contextlib.suppress(OSError):  # on a full disk it is held without a name
                     file.truncate(0)
@@ -108,6 +121,11 @@ def _locked(path: Path, folder: Path) -> FileIO:
             if _lock(file) and _is_same(file, path):
                 _release(file, path)
             raise
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Opens a file, and no other one that a link in its place leads to: it would be written over."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _taken(file: FileIO, folder: Path) -> StorageError:

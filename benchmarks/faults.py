@@ -4,7 +4,9 @@ python benchmarks/faults.py [--kills 50] [--errors 25] [--seed 0] [--only NAME .
 
 Each command runs in a small world of rendered photos. Half of the kills (SIGKILL) come after a random time, half just
 before a random change of the disk, because most time passes between those changes. The errors (full disk, read-only, no
-permission, a photo that vanishes) begin at a random change and last. Afterwards
+permission, a photo that vanishes) begin at a random change and last. Where a command has processes of its own, the
+command, one of them or all may be hit. All dates of files are changed then, as by a clock that was put back or forward.
+Afterwards
 
 * every file is absent, as it was, or whole, and none is where the command does not write;
 * what was there before and is not replaced is as it was; the run can be loaded, and answers as before or as after;
@@ -16,34 +18,28 @@ Exits with 1 where something was lost. A command more is a line in ``commands``.
 """
 
 import argparse
-import errno
+import contextlib
 import importlib
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import torch
-from wholeness import answers, leftovers, snapshot, why_not_whole
+from strikes import ALL, COMMAND, ERRORS, KILLED, PROCESS, VANISHED, Ended, run, strike_inside
+from wholeness import answers, leftovers, snapshot, states, why_not_whole
 
 from asic3d.backbones import import_timm
 from asic3d.rendering import render_collection
 
 ALIGN = ["align", "photos", "-o", "run", "--backbone", "efficientnet-lite0", "--set", "grid=20"]
 TRAIN = ["--set", "refine_steps=24", "--set", "checkpoint_every=4", "--set", "working_size=64"]
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_ERRORS = {"full disk": errno.ENOSPC, "read-only": errno.EROFS, "no permission": errno.EACCES}
 _IMPORTED = ("asic3d.run_folder", "asic3d_integrations.colmap.export", "asic3d_integrations.report")
-VANISHED = "a photo vanishes"
-KILLED = "killed"
 
 
 @dataclass(frozen=True)
@@ -55,26 +51,34 @@ class Command:
         words: its arguments, in the world's folder.
         before: command lines that have run.
         again: what is added to the words to give the command again; the first that works is enough.
+        runs: the run folders that it makes or changes.
     """
 
     name: str
     words: list[str]
     before: list[list[str]] = field(default_factory=list)
     again: tuple[tuple[str, ...], ...] = ((), ("--overwrite",))
+    runs: tuple[str, ...] = ("run",)
 
 
 def commands() -> list[Command]:
     """All that write."""
     paint = ["propagate", "run", "--source", "photo_01.jpg", "--edit", "edit.png", "--layers"]
     export, resumed = ["export-colmap", "run", "--tracks", "canonical"], (("--resume",), (), ("--overwrite",))
+    csv, batch = ["export", "csv", "run"], ["batch", "list.csv", "-o", "runs", "--jobs", "2", *ALIGN[4:]]
+    demo = ["demo", "-o", "run", "--photos", "3", *ALIGN[4:]]
+    coarse, many = ["--set", "grid=16"], {"again": ((), ("--retry",)), "runs": ("runs/mug", "runs/vase")}
     return [
         Command("align", ALIGN, again=resumed),
         Command("align, refined", [*ALIGN, *TRAIN], again=resumed),
-        Command("align --overwrite", [*ALIGN, *TRAIN, "--overwrite"], [ALIGN], (("--resume",), ())),
+        Command("align --overwrite", [*ALIGN, *TRAIN, "--overwrite"], [ALIGN, csv, paint], (("--resume",), ())),
+        Command("batch", batch, **many),
+        Command("batch, again", [*batch, *coarse], [batch, ["export", "csv", "runs/mug"]], **many),
+        Command("demo", demo),
         Command("add", ["add", "run", "new.jpg"], [ALIGN], ((),)),
         Command("propagate", paint, [ALIGN]),
         Command("propagate --overwrite", [*paint, "--overwrite"], [ALIGN, paint], ((),)),
-        Command("export csv --overwrite", ["export", "csv", "run", "--overwrite"], [ALIGN, ["export", "csv", "run"]]),
+        Command("export csv --overwrite", [*csv, "--overwrite"], [ALIGN, csv]),
         Command("export-colmap", export, [ALIGN]),
         Command("export-colmap --overwrite", [*export, "--masks", "--overwrite"], [ALIGN, export], ((),)),
         Command("export-colmap --map", ["export-colmap", "run", "--map", "--force"], [ALIGN]),
@@ -82,90 +86,8 @@ def commands() -> list[Command]:
     ]
 
 
-class Hook:
-    """Counts what a process does to the disk, and strikes at one number; installed for the rest of the process."""
-
-    def __init__(self, strike_at: int, fault: str) -> None:
-        self.count, self._at, self._fault = 0, strike_at, fault
-        sys.addaudithook(self)
-
-    def __call__(self, event: str, arguments: tuple) -> None:
-        """Called by Python before it does something."""
-        if event == "open":
-            path, _, flags = arguments
-            if not isinstance(path, str) or not flags & _WRITING or path.startswith(("/dev/", "/proc/")):
-                return
-        elif event not in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"):
-            return
-        self.count += 1
-        removing = event in ("os.remove", "os.rmdir")
-        if self.count >= self._at and not (removing and self._fault in _ERRORS):  # a full disk lets files be removed
-            _strike(self._fault)
-
-
-def _strike(fault: str) -> None:
-    """What happens from the moment on that was drawn."""
-    if fault == KILLED:
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif fault == VANISHED:
-        Path("photos/photo_02.jpg").unlink(missing_ok=True)
-    else:
-        raise OSError(_ERRORS[fault], os.strerror(_ERRORS[fault]))
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: its exit code (negative: the signal), its changes of the disk, its seconds, its words."""
-
-    code: int
-    changes: int
-    seconds: float
-    said: str
-
-
-def run(words: list[str], world: Path, *, at: int = sys.maxsize, fault: str = "", after: float = 0.0) -> Ended:
-    """Runs a command in a process of its own, and kills it ``after`` seconds or at its change of the disk ``at``."""
-    count, said = world.parent / "count", world.parent / "said"
-    count.write_text("0")
-    start = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        _become(words, world, at, fault, said, count)
-    if after:
-        waiting = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while time.perf_counter() - start < after and os.waitid(os.P_PID, child, waiting) is None:
-            time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return Ended(code, int(count.read_text()), time.perf_counter() - start, said.read_text(errors="replace"))
-
-
-def _become(words: list[str], world: Path, at: int, fault: str, said: Path, count: Path) -> None:
-    """The child: never returns."""
-    code = 70
-    try:
-        counter, output = count.open("r+b", buffering=0), said.open("wb", buffering=0)
-        os.chdir(world)
-        for stream in (1, 2):
-            os.dup2(output.fileno(), stream)
-        from asic3d_cli.main import main
-
-        hook = Hook(at, fault)
-        try:
-            main(words, prog_name="asic3d")
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        counter.write(str(hook.count).encode())
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
 def make_world(folder: Path) -> None:
-    """Photos, one more, and an edit."""
+    """Photos, one more, an edit, and a list of two collections."""
     from PIL import Image
 
     rendered = render_collection(4, seed=0, size=(160, 120))
@@ -175,6 +97,10 @@ def make_world(folder: Path) -> None:
         shutil.copy(folder / "rendered" / "images" / name, folder / "photos" / name)
     shutil.copy(folder / "rendered" / "images" / rendered.names[3], folder / "new.jpg")
     shutil.rmtree(folder / "rendered")
+    render_collection(3, seed=1, size=(160, 120)).save(folder / "rendered")
+    (folder / "rendered" / "images").rename(folder / "others")
+    shutil.rmtree(folder / "rendered")
+    (folder / "list.csv").write_text("name,folder\nmug,photos\nvase,others\n")
     Image.new("RGBA", (160, 120), (255, 0, 0, 90)).save(folder / "edit.png")
 
 
@@ -191,14 +117,19 @@ class Trials:
         self.command, self.place = command, place
         self.start = self._world_after(command.before, worlds)
         self.before = snapshot(self.start)
-        self.answers = [answers(self.start / "run")]
+        self.answers = [self._answers(self.start)]
         self.world = place / "world"
         self._fresh()
         self.undisturbed = run(command.words, self.world)
         if self.undisturbed.code:
             raise SystemExit(f"'{' '.join(command.words)}' fails undisturbed: {self.undisturbed.said}")
         self.after = snapshot(self.world)
-        self.answers.append(answers(self.world / "run"))
+        self.answers.append(self._answers(self.world))
+        self.states = states(self.world / "runs")
+        self._without_a_photo: list = []
+
+    def _answers(self, world: Path) -> list:
+        return [answers(world / run) for run in self.command.runs]
 
     def _world_after(self, lines: list[list[str]], worlds: Path) -> Path:
         folder = worlds / str(len(lines)) / str(abs(hash(str(lines))))
@@ -220,18 +151,38 @@ class Trials:
 
     def trial(self, fault: str, chance: random.Random) -> list[str]:
         """What was lost in one trial: sentences; none where all is well."""
+        if fault == VANISHED and not self._without_a_photo:
+            self._without_a_photo = self._of_fewer()
         self._fresh()
+        hit = chance.choice((COMMAND, PROCESS, ALL)) if self.undisturbed.below else COMMAND
         if fault == KILLED and chance.random() < 0.5:
             after = chance.uniform(0, self.undisturbed.seconds)
-            moment, ended = f"after {after:.2f} s", run(self.command.words, self.world, after=after)
+            moment, ended = f"{hit} after {after:.2f} s", run(self.command.words, self.world, after=after, hit=hit)
         else:
-            at = chance.randint(1, self.undisturbed.changes)
-            moment, ended = f"at change {at}", run(self.command.words, self.world, at=at, fault=fault)
+            most = self.undisturbed.changes if hit == COMMAND else self.undisturbed.below // len(self.command.runs)
+            at = chance.randint(1, most)
+            moment, ended = f"{hit} at change {at}", run(self.command.words, self.world, at=at, fault=fault, hit=hit)
+        self._put_clock(chance.choice((-1, 1)) * 10 ** chance.uniform(3, 9))
         lost = [*self._untold(fault, ended), *self._not_whole(fault)]
         if fault == VANISHED:
             shutil.copy(self.start / "photos/photo_02.jpg", self.world / "photos/photo_02.jpg")
         lost += [*self._run_lost(), *self._not_again()]
         return [f"{self.command.name}, {fault} {moment}: {one}" for one in lost]
+
+    def _of_fewer(self) -> list:
+        """The answers where a photo had vanished before the command began."""
+        self._fresh()
+        (self.world / "photos/photo_02.jpg").unlink()
+        run(self.command.words, self.world)
+        shutil.copy(self.start / "photos/photo_02.jpg", self.world / "photos/photo_02.jpg")
+        return self._answers(self.world)
+
+    def _put_clock(self, seconds: float) -> None:
+        """What a clock that was put back or forward has left: dates that are earlier or later than they should be."""
+        for path in self.world.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                now = path.stat().st_mtime
+                os.utime(path, (now + seconds, now + seconds))
 
     def _untold(self, fault: str, ended: Ended) -> Iterator[str]:
         if fault == KILLED:
@@ -259,15 +210,18 @@ class Trials:
                 yield f"'{name}' is not whole: {why}"
 
     def _run_lost(self) -> Iterator[str]:
-        found = answers(self.world / "run")
-        if self.answers[0] is not None and found not in self.answers:
-            yield f"the run answers neither as before nor as after: {str(found)[:300]}"
-        if self.answers[0] is None and found is not None and found != self.answers[1]:
-            yield f"a run that is not whole is there: {str(found)[:300]}"
+        for name, before, after in zip(self.command.runs, *self.answers, strict=True):
+            found = answers(self.world / name)
+            if found in (before, after) or found in self._without_a_photo:
+                continue
+            if before is not None:
+                yield f"'{name}' answers neither as before nor as after: {str(found)[:300]}"
+            elif found is not None:
+                yield f"'{name}' is not whole: {str(found)[:300]}"
 
     def _not_again(self) -> Iterator[str]:
         """Gives the command again."""
-        if answers(self.world / "run") == self.answers[1] and self.command.name == "add":
+        if self._answers(self.world) == self.answers[1] and self.command.name == "add":
             words: tuple[list[str], ...] = (["view", "run", "-o", "page.html", "--overwrite"],)  # it was there in time
         else:
             words = tuple([*self.command.words, *more] for more in self.command.again)
@@ -280,7 +234,7 @@ class Trials:
         else:
             yield f"it can't be given again: {said}"
             return
-        if answers(self.world / "run") != self.answers[1]:
+        if self._answers(self.world) != self.answers[1] or states(self.world / "runs") != self.states:
             yield "given again, it answers otherwise than undisturbed"
         left = [name for name in leftovers(self.world) if name not in leftovers(self.start)]
         if left:
@@ -298,8 +252,8 @@ def faults(kills: int, errors: int, seed: int, only: list[str], place: Path) -> 
         trials = Trials(command, place / "worlds", place)
         chance = random.Random(f"{seed} {command.name}")
         share = [KILLED] * len(range(number, kills, len(chosen)))
-        others = [*_ERRORS, VANISHED]
-        share += [others[k // len(chosen) % len(others)] for k in range(number, errors, len(chosen))]
+        others = [*ERRORS, VANISHED]
+        share += [others[(k // len(chosen) + number) % len(others)] for k in range(number, errors, len(chosen))]
         for fault in share:
             found = trials.trial(fault, chance)
             row = table.setdefault(command.name, [0, 0, 0])
@@ -333,3 +287,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":
+    strike_inside()

@@ -1,5 +1,6 @@
 """What a folder holds after a fault, and whether each file in it is whole."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -15,11 +16,13 @@ _OURS = ".asic3d-"
 
 def snapshot(world: Path) -> dict[str, str]:
     """Visible file -> SHA-256 of its bytes."""
-    return {
-        path.relative_to(world).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(world.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(world).parts)
-    }
+    found = {}
+    for path in sorted(world.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(world).parts)
+        with contextlib.suppress(FileNotFoundError):  # a process whose parent was killed may still be putting away
+            if not hidden and path.is_file():
+                found[path.relative_to(world).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def leftovers(world: Path) -> list[str]:
@@ -59,8 +62,13 @@ def why_not_whole(path: Path) -> str:
     return "" if content else "it is empty"
 
 
-def _json(_: Path, content: bytes) -> None:
-    json.loads(content)
+def _json(path: Path, content: bytes) -> str:
+    found = json.loads(content)
+    if path.name == "batch.json":
+        runs = {name: one["run"] for name, one in found["collections"].items() if one["state"] == "finished"}
+        unfinished = [name for name, run in runs.items() if not (path.parent / run / "run.json").is_file()]
+        return f"it calls {unfinished} finished" if unfinished else ""
+    return ""
 
 
 def _picture(_: Path, content: bytes) -> None:
@@ -71,6 +79,13 @@ def _safetensors(_: Path, content: bytes) -> None:
     from safetensors.torch import load
 
     load(content)
+
+
+def states(runs: Path) -> dict[str, str]:
+    """The state of each collection of a batch; none where there is no batch."""
+    if not (runs / "batch.json").is_file():
+        return {}
+    return {name: one["state"] for name, one in json.loads((runs / "batch.json").read_bytes())["collections"].items()}
 
 
 def _html(_: Path, content: bytes) -> str:

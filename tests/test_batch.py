@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -8,85 +7,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import pytest
-import torch
+from batch_jobs import QUICK, SETTINGS, Pretended, fails, finishing, job_of, owner, photos_in, states, three_jobs
 from chromium_pages import CHROMIUM
 from cli_runner import run as asic3d
 
-from asic3d.config import AlignmentConfig
 from asic3d.errors import CollectionError, StorageError
-from asic3d.rendering import render_collection
 from asic3d.storage import read_json, write_json
 from asic3d_integrations.batch.batch import Event, run_batch
 from asic3d_integrations.batch.index import index_page
 from asic3d_integrations.batch.plan import Job, find_collections, find_masks
 from asic3d_integrations.batch.processes import on_this_machine
-from asic3d_integrations.batch.work import align_collection
-
-QUICK = AlignmentConfig(
-    backbone="efficientnet-lite0",
-    device="cpu",
-    grid=16,
-    affine_rounds=1,
-    spline_rounds=0,
-    metric_rounds=1,
-    turns=False,
-    flips=False,
-    outliers=False,
-)
-SETTINGS = [f"--set={name}={value}" for name, value in vars(QUICK).items() if value != vars(AlignmentConfig())[name]]
-
-
-def photos_in(folder: Path, seed: int = 0) -> Path:
-    """Three rendered photos."""
-    rendered = render_collection(3, seed=seed, size=(120, 90))
-    rendered.save(folder.parent / f".{folder.name}")
-    folder.parent.mkdir(exist_ok=True)
-    (folder.parent / f".{folder.name}" / "images").rename(folder)
-    return folder
-
-
-def job_of(photos: Path, runs: Path, **changes) -> Job:
-    return Job(photos.name, photos, runs / photos.name, QUICK, **changes)
-
-
-def finishing(job: Job) -> dict:
-    """What a real job leaves, without the work: as much of a run folder as is looked at."""
-    from asic3d.photo_folder import find_photos
-    from asic3d.storage import sha256_of
-
-    files = find_photos(job.photos).photos
-    write_json(
-        job.run / "run.json",
-        {
-            "format_version": 1,
-            "config": vars(job.config),
-            "photos": [{"name": name, "sha256": sha256_of(path)} for name, path in files.items()],
-            "left_out": {},
-            "warnings": [],
-            "quality": {"confidence": 0.5},
-        },
-    )
-    verdict = {"level": "good", "text": "All is well."}
-    return {"state": "finished", "photos": len(files), "verdict": verdict, "quality": {}, "seconds": 1.0}
-
-
-class Pretended:
-    """An executor that does as it is told: job by name -> what to do; by default it finishes."""
-
-    def __init__(self, **what) -> None:
-        self.what, self.asked = what, []
-
-    def __call__(self, jobs):
-        for job in jobs:
-            self.asked.append(job.name)
-            yield job, None
-            yield job, self.what.get(job.name, finishing)(job)
-
-
-def fails(_: Job) -> dict:
-    return {"state": "failed", "error": "There is no photo."}
 
 
 def stops(_: Job) -> dict:
@@ -95,17 +26,7 @@ def stops(_: Job) -> dict:
 
 @pytest.fixture
 def three(tmp_path):
-    """Jobs of three folders with a file that is taken for a photo."""
-    jobs = []
-    for name in ("cup", "mug", "vase"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        (tmp_path / "photos" / name / "a.jpg").write_bytes(name.encode())
-        jobs.append(job_of(tmp_path / "photos" / name, tmp_path / "runs"))
-    return jobs
-
-
-def states(records: dict) -> dict[str, str]:
-    return {name: record["state"] for name, record in records.items()}
+    return three_jobs(tmp_path)
 
 
 # ---- which collections ---------------------------------------------------------------------------------------------
@@ -270,46 +191,7 @@ def test_the_page_leads_to_every_report_and_trusts_no_text(tmp_path):
     assert "2 collections · 1 failed · 1 finished" in page
 
 
-# ---- one collection ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def alone(monkeypatch):
-    """A collection may be aligned in this process: what that sets is set back."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    yield
-    torch.set_num_threads(threads[0])
-    cv2.setNumThreads(threads[1])
-
-
-def test_what_was_set_aside_is_told_of(alone, tmp_path):
-    job = job_of(photos_in(tmp_path / "photos" / "mug"), tmp_path / "runs")
-    assert align_collection(job)["state"] == "finished"
-    (job.run / "csv").mkdir()
-    changed = align_collection(replace(job, config=replace(QUICK, grid=14)))
-    place = job.run / "earlier" / "1"
-    told = f"Made from the alignment that was replaced, not from this one: 'csv'. They are in '{place}' now."
-    assert changed["state"] == "finished" and told in changed["warnings"]
-    assert (place / "csv").is_dir()
-
-
 # ---- processes -----------------------------------------------------------------------------------------------------
-
-
-def owner(run: Path, seconds: float = 120) -> int:
-    """The process that writes a run folder, whose number is in the lock, as soon as there is one."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            found = re.match(r"process (\d+)", (run / ".asic3d.lock").read_text())
-        except OSError:
-            found = None
-        if found:
-            return int(found[1])
-        time.sleep(0.05)
-    raise AssertionError("nobody began")
 
 
 def test_a_process_that_is_killed_is_one_failure_and_nothing_is_lost(tmp_path):

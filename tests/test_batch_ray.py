@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from test_batch import job_of, photos_in
+from batch_jobs import job_of, photos_in
 
 from asic3d.errors import ConfigError
 from asic3d.storage import read_json

@@ -117,6 +117,38 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
         pytest.fail("nothing to hold")
 
 
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="has no such flag")
+def test_a_link_in_the_locks_place_is_not_followed(tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).symlink_to(mine)
+    with pytest.raises(StorageError, match="can't be written"), hold_run(tmp_path / "run"):
+        pytest.fail("held through a link")
+    assert mine.read_text() == "mine"
+
+
+def test_who_waits_gets_it_when_the_other_is_done(tmp_path, other):
+    timer = threading.Timer(0.5, other.stdin.close)
+    timer.start()
+    with hold_run(tmp_path, patience=60):
+        assert other.wait(60) == 0
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("date", [4_000_000_000, -86_400])
+def test_dates_decide_nothing_about_what_is_left(tmp_path, other, date):
+    for name in (f".asic3d-{'0' * 12}.tmp", LOCK):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (date, date))
+    with pytest.raises(StorageError, match=f"process {other.pid} on "), hold_run(tmp_path):
+        pytest.fail("two at once")
+    other.kill()
+    other.wait()
+    with hold_run(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
 def test_without_locks_work_goes_on(tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
 

@@ -121,18 +121,22 @@ def _planned(
 
 
 def _line(event: "Event") -> str:
-    record = event.record
+    from asic3d.photo_folder import spelled
+
+    name, record = spelled(event.name), event.record
     if event.state == "failed":
-        return f"{event.name}: failed{' earlier' * event.skipped}. {record.get('error', '')}"
+        return f"{name}: failed{' earlier' * event.skipped}. {record.get('error', '')}"
     if event.skipped:
-        return f"{event.name}: finished earlier"
-    return f"{event.name}: {record['verdict']['level']}, {record['photos']} photos, {record['seconds']:.1f} s"
+        return f"{name}: finished earlier"
+    return f"{name}: {record['verdict']['level']}, {record['photos']} photos, {record['seconds']:.1f} s"
 
 
 def _table(records: dict[str, dict[str, Any]]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
+
+    from asic3d.photo_folder import spelled
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in ("Collection", "State", "Photos", "Confidence", "Warnings", "Seconds"):
@@ -142,7 +146,7 @@ def _table(records: dict[str, dict[str, Any]]) -> "Table":
         word = record.get("verdict", {}).get("level") or state if state == "finished" else state
         quality, seconds = record.get("quality", {}), record.get("seconds")
         table.add_row(
-            Text(name),
+            Text(spelled(name)),
             Text(word, style=_STYLES.get(word, "")),
             str(record.get("photos", "")),
             f"{quality['confidence']:.2f}" if quality.get("confidence") is not None else "",

@@ -17,7 +17,9 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 @contextmanager
-def prepared(run: Path, *, overwrite: bool, resume: bool = False, photos: Path | None = None) -> Iterator[None]:
+def prepared(
+    run: Path, *, overwrite: bool, resume: bool = False, photos: Path | None = None, patience: float = 0.0
+) -> Iterator[None]:
     """A run folder that nobody else writes; where it was new and nothing came into it, it is gone again afterwards.
 
     Raises:
@@ -28,7 +30,7 @@ def prepared(run: Path, *, overwrite: bool, resume: bool = False, photos: Path |
 
     new = not run.exists()
     try:
-        with claim_run(run, overwrite=overwrite, resume=resume, photos=photos):
+        with claim_run(run, overwrite=overwrite, resume=resume, photos=photos, patience=patience):
             if not resume:
                 (run / CHECKPOINT).unlink(missing_ok=True)
             yield

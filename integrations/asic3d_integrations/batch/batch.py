@@ -1,5 +1,6 @@
 """All collections of a batch, and the record of what became of each: whatever ends it, the next one goes on."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,24 @@ from typing import Any
 
 from asic3d.errors import StorageError
 from asic3d.run_lock import hold_run
-from asic3d.storage import FORMAT_VERSION, atomic_write, is_run_folder, read_json, read_run, write_json
+from asic3d.storage import (
+    FORMAT_VERSION,
+    atomic_write,
+    clear_write_errors,
+    is_run_folder,
+    read_json,
+    read_run,
+    write_json,
+)
 from asic3d_integrations.batch.index import index_page
 from asic3d_integrations.batch.plan import INDEX, STATE_FILE, Job
 from asic3d_integrations.batch.work import FAILED, FINISHED, Outcome
 
 WAITING, RUNNING = "waiting", "running"
+STATES = (FAILED, RUNNING, WAITING, FINISHED)
+_NUMBER = (int, float, type(None))
+_RECORD = {"run": str, "error": str, "photos": int, "seconds": _NUMBER, "warnings": list, "verdict": dict}
+"""The kinds of what batch.json says of a collection, where it says it."""
 Executor = Callable[[Sequence[Job]], Iterable[tuple[Job, Outcome | None]]]
 """Aligns collections: gives each with None when it begins, and with its outcome when it ends."""
 
@@ -67,10 +80,10 @@ def run_batch(
     runs = Path(runs)
     if is_run_folder(runs):
         raise StorageError(f"'{runs}' is the run of one collection. Choose another folder with -o.")
-    records = _read(runs / STATE_FILE)
-    _write(runs, records)  # makes the folder, or says early that it can't be written
+    with clear_write_errors(runs):
+        runs.mkdir(parents=True, exist_ok=True)
     with hold_run(runs):
-        records = _read(runs / STATE_FILE)  # somebody else may just have finished there
+        records = _read(runs / STATE_FILE)
         waiting = _still_to_do(jobs, records, retry, report)
         try:
             _work_off(waiting, records, runs, executor, report)
@@ -127,7 +140,10 @@ def _facts_of(job: Job) -> dict[str, Any]:
     """What a finished run that no batch has recorded says of itself."""
     run = read_run(job.run)
     facts = {key: run[key] for key in ("backbone", "left_out", "quality", "warnings") if key in run}
-    return {"photos": len(run["photos"]), **facts, "seconds": sum(run.get("seconds", {}).values())}
+    facts["photos"] = len(run["photos"])
+    with contextlib.suppress(AttributeError, TypeError):
+        facts["seconds"] = sum(run["seconds"].values()) if "seconds" in run else 0
+    return facts if _is_record({**facts, "state": FINISHED}) else {}
 
 
 def _places(job: Job) -> dict[str, Any]:
@@ -139,9 +155,23 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     remedy = "Delete it; finished runs are found without it."
     found = read_json(path, remedy=remedy).get("collections")
-    if not isinstance(found, dict) or not all(isinstance(one, dict) and "state" in one for one in found.values()):
+    if not isinstance(found, dict) or not all(map(_is_record, found.values())):
         raise StorageError(f"'{path}' is no record of a batch. {remedy}")
     return found
+
+
+def _is_record(found: Any) -> bool:
+    """Whether it is what a batch writes of a collection; what it holds besides is kept and not looked at."""
+    return (
+        _fits(found, _RECORD)
+        and found.get("state") in STATES
+        and _fits(found.get("verdict", {}), {"level": str})
+        and _fits(found.get("quality", {}), {"confidence": _NUMBER})
+    )
+
+
+def _fits(found: Any, kinds: dict[str, Any]) -> bool:
+    return isinstance(found, dict) and all(isinstance(found[key], kinds[key]) for key in kinds.keys() & found.keys())
 
 
 def _write(runs: Path, records: dict[str, dict[str, Any]]) -> None:

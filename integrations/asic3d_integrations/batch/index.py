@@ -1,7 +1,9 @@
 """``index.html``: one self-contained page with a row for each collection of a batch, which leads to its report."""
 
 import base64
+import contextlib
 import io
+import os
 from collections.abc import Mapping
 from html import escape
 from importlib import resources
@@ -13,6 +15,9 @@ from urllib.parse import quote
 from PIL import Image
 
 from asic3d import __version__
+from asic3d.errors import StorageError
+from asic3d.photo_folder import spelled
+from asic3d.storage import inside
 
 _WIDTH, _HEIGHT = 240, 150  # of a thumbnail, at most
 _WORDS = {"good": "good", "fair": "fair", "poor": "poor"}
@@ -42,15 +47,15 @@ def index_page(records: Mapping[str, Mapping[str, Any]], runs: Path) -> bytes:
 
 
 def _row(name: str, record: Mapping[str, Any], runs: Path) -> str:
-    folder = runs / str(record.get("run", name))
-    title, state = escape(name), record["state"]
-    if (folder / "report.html").is_file():
-        title = f'<a href="{escape(quote(folder.name))}/report.html">{title}</a>'
+    run, state = str(record.get("run", name)), record["state"]
+    title = escape(spelled(name))
+    if _file_of(runs, f"{run}/report.html"):
+        title = f'<a href="{escape(quote(os.fsencode(run)))}/report.html">{title}</a>'
     verdict = record.get("verdict") or {}
     level = "poor" if state == "failed" else _WORDS.get(verdict.get("level", ""), "")
     said = {"failed": "failed", "finished": level or "finished"}.get(state, state)
     return (
-        f'<tr><td class="thumbnail">{_thumbnail(folder)}</td>'
+        f'<tr><td class="thumbnail">{_thumbnail(_file_of(runs, f"{run}/figures/canonical.png"))}</td>'
         f'<th scope="row">{title}</th>'
         f'<td><span class="badge {level}">{escape(said)}</span></td>'
         f'<td class="number">{_number(record.get("photos"), "d")}</td>'
@@ -69,12 +74,22 @@ def _number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else ""
 
 
-def _thumbnail(folder: Path) -> str:
+def _file_of(runs: Path, name: str) -> Path | None:
+    """A file of a run; None where there is none, or where it would lie elsewhere."""
+    with contextlib.suppress(StorageError, OSError):
+        path = inside(runs, name)
+        return path if path.is_file() else None
+    return None
+
+
+def _thumbnail(path: Path | None) -> str:
     """The canonical picture of a run, which all its photos share; nothing where there is none."""
+    if path is None:
+        return ""
     try:
-        with Image.open(folder / "figures" / "canonical.png") as picture:
+        with Image.open(path) as picture:
             small = picture.convert("RGB")
-    except (OSError, ValueError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         return ""
     small.thumbnail((_WIDTH, _HEIGHT))
     buffer = io.BytesIO()

@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from asic3d.storage import inside, is_run_folder, read_run, sha256_of
 
 STATE_FILE = "batch.json"
 INDEX = "index.html"
+_LONGEST = 255  # bytes in the name of a file, on nearly all file systems
 _OURS = {STATE_FILE, INDEX}
 
 
@@ -93,6 +96,10 @@ def find_collections(source: str | Path, runs: str | Path) -> dict[str, Path]:
     seen: dict[str, str] = {}
     for name, folder in found:
         _check_name(name, runs)
+        if "\0" in str(folder):
+            raise CollectionError(
+                f"No folder can be called {shown(str(folder))}, as '{source}' has it. Mend that line."
+            )
         first = seen.setdefault(composed(name).casefold(), name)
         if name in collections or first != name:
             raise CollectionError(
@@ -138,26 +145,35 @@ def _listed_in(manifest: Path) -> Iterator[tuple[str, Path]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise CollectionError(f"The list '{manifest}' can't be read ({reason}). Save it as plain text.") from None
-    lines = text.splitlines()
+    lines = io.StringIO(text, newline=None)  # str.splitlines would take a name apart at other letters
     if manifest.suffix.lower() != ".csv":
         for line in (line.strip() for line in lines):
             if line and not line.startswith("#"):
                 yield Path(line).name, manifest.parent / line
         return
     rows = csv.DictReader(lines, skipinitialspace=True)
-    if not {"name", "folder"} <= set(rows.fieldnames or ()):
-        raise CollectionError(f"The table '{manifest}' needs a first line with the columns name and folder.")
-    for number, row in enumerate(rows, 2):
-        if not row["name"] or not row["folder"]:
-            raise CollectionError(f"Line {number} of '{manifest}' lacks its name or its folder. Write both.")
-        yield row["name"].strip(), manifest.parent / row["folder"].strip()
+    try:
+        if not {"name", "folder"} <= set(rows.fieldnames or ()):
+            raise CollectionError(f"The table '{manifest}' needs a first line with the columns name and folder.")
+        for row in rows:
+            if not row["name"] or not row["folder"]:
+                raise CollectionError(f"Line {rows.line_num} of '{manifest}' lacks its name or its folder. Write both.")
+            yield row["name"].strip(), manifest.parent / row["folder"].strip()
+    except csv.Error as error:
+        where = f"What follows line {rows.line_num} of '{manifest}'"
+        raise CollectionError(f"{where} is no table ({error}). Mend it, or write it anew.") from None
 
 
 def _check_name(name: str, runs: Path) -> None:
     """Refuses what is not the name of one folder in ``runs``."""
     try:
         inside(runs, name)
-        fits = Path(name).name == name and "\\" not in name and not name.startswith(".")
+        fits = (
+            Path(name).name == name
+            and len(os.fsencode(name)) <= _LONGEST
+            and "\\" not in name
+            and not name.startswith(".")
+        )
     except StorageError:
         fits = False
     if not fits or name.casefold() in _OURS:

@@ -9,6 +9,7 @@ from typing import Any
 from asic3d.errors import Asic3dError, Asic3dWarning
 from asic3d_integrations.batch.plan import Job
 
+_PATIENCE = 60.0  # seconds; what a batch left that was killed takes a while to end
 FINISHED, FAILED = "finished", "failed"
 Outcome = dict[str, Any]
 """What became of a collection, as ``batch.json`` has it: ``state``, and with it either what is known of the run
@@ -52,7 +53,7 @@ def _aligned(job: Job) -> Outcome:
     cv2.setNumThreads(job.threads)
     with (
         warnings.catch_warnings(record=True) as said,
-        prepared(job.run, overwrite=True, resume=True, photos=job.photos),
+        prepared(job.run, overwrite=True, resume=True, photos=job.photos, patience=_PATIENCE),
     ):
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", Asic3dWarning)
