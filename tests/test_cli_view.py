@@ -1,8 +1,10 @@
 """asic3d view: the explorer, the report, a window or a picture of the cameras, and what people are told."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -152,6 +154,32 @@ def test_the_explorer_is_made_once_and_again_when_the_run_changed(mug, aligned, 
     page.write_bytes(b"cut off")
     assert run("view", "mug", "-q").exit_code == 0 and len(page.read_bytes()) > 50000
     assert not (mug / "mug" / ".asic3d.lock").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--3d",)])
+def test_a_run_that_can_not_be_written_is_looked_at_all_the_same(mug, aligned, no_browser, monkeypatch, words):
+    if words:
+        pytest.importorskip("viser", reason="viser is not installed (extra viz)")
+    name = "scene.html" if words else "explorer.html"
+    before = files_below(mug / "mug")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(tempfile, "tempdir", str(mug))
+    result = run("view", "mug", *words)
+    (page,) = mug.glob(f"asic3d_*/{name}")
+    assert (result.exit_code, result.stdout, no_browser) == (0, f"Opened {page}\n", [page.as_uri()])
+    told = "Warning: 'mug' can't be written: the page is among the system's temporary files. Keep it with -o FILE.\n"
+    assert told in result.stderr and files_below(mug / "mug") == before
+
+
+@pytest.mark.parametrize("words", [(), ("--3d",)])
+def test_pages_of_a_run_that_can_not_be_written_are_opened_as_they_are(mug, aligned, no_browser, monkeypatch, words):
+    if words:
+        pytest.importorskip("viser", reason="viser is not installed (extra viz)")
+    assert run("view", "mug", *words).exit_code == 0
+    before, asked = files_below(mug / "mug"), len(aligned)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert run("view", "mug", *words).exit_code == 0
+    assert files_below(mug / "mug") == before and len(aligned) == asked and no_browser[0] == no_browser[1]
 
 
 def test_the_explorer_as_a_file(mug, aligned, no_browser):

@@ -20,6 +20,18 @@ def open_page(console: Console, what: str, page: Path) -> None:
         console.show(f"{'Opened' if opened else 'Open this file in a browser:'} {page}")
 
 
+def open_temporary(console: Console, what: str, run: Path, name: str, content: bytes) -> None:
+    """Opens a page of a run that can't be written, such as one on a read-only medium."""
+    import tempfile
+
+    from asic3d.storage import atomic_write
+
+    page = Path(tempfile.mkdtemp(prefix="asic3d_")) / name
+    atomic_write(page, lambda file: file.write(content))
+    console.warn(f"'{run}' can't be written: the page is among the system's temporary files. Keep it with -o FILE.")
+    open_page(console, what, page)
+
+
 def save_page(console: Console, what: str, page: Path, content: bytes) -> None:
     """Writes a page and says where it is."""
     from asic3d.storage import atomic_write

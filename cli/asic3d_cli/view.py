@@ -8,7 +8,7 @@ import click
 from asic3d_cli.commands import Command
 from asic3d_cli.console import Console
 from asic3d_cli.options import output_options
-from asic3d_cli.pages import check_ending, keep_existing, open_page, save_page
+from asic3d_cli.pages import check_ending, keep_existing, open_page, open_temporary, save_page
 from asic3d_cli.runs import FOLDER, RUN, held_for, loaded, photos_option
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def _show_report(console: Console, run: Path) -> None:
 
 def show_explorer(console: Console, run: Path, photos: Path | None = None) -> None:
     """Opens a run's explorer, beside the page in 3-D where that can be made; old ones are made anew."""
+    import os
+
     from asic3d.errors import MissingExtraError
     from asic3d.storage import atomic_write, read_run
     from asic3d_cli.view_3d import refresh_page
@@ -128,14 +130,19 @@ def show_explorer(console: Console, run: Path, photos: Path | None = None) -> No
         except MissingExtraError as error:
             console.warn(f"The page is made without 3-D. {error}")
             scene, stamp = "", stamp_of(run)
-    if not is_made_from(run / PAGE, stamp):
+    made, writable = is_made_from(run / PAGE, stamp), os.access(run, os.W_OK)
+    if not made and not writable:
+        alignment, _ = loaded(console, run, photos)
+        open_temporary(console, "explorer", run, PAGE, _explorer(console, run, alignment, ""))
+        return
+    if not made:
         with held_for(run, run / PAGE):
             alignment, complete = loaded(console, run, photos)
             content = _explorer(console, run, alignment, stamp * complete, scene)
             if scene:
                 refresh_page(console, run, photos, read=(alignment, complete))
             atomic_write(run / PAGE, lambda file: file.write(content))
-    elif scene:
+    elif scene and writable:
         with held_for(run, run / PAGE):
             refresh_page(console, run, photos)
     open_page(console, "explorer", run / PAGE)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asic3d_cli.console import Console
-from asic3d_cli.pages import check_ending, keep_existing, open_page, save_page
+from asic3d_cli.pages import check_ending, keep_existing, open_page, open_temporary, save_page
 from asic3d_cli.runs import held_for, loaded
 
 if TYPE_CHECKING:
@@ -21,12 +21,20 @@ RECORDING = "scene.rrd"
 
 def show_page(console: Console, run: Path, photos: Path | None, model: Path | None) -> None:
     """Makes the page of a run where it is missing or of something else, and opens it."""
+    import os
+
     from asic3d.storage import read_run
-    from asic3d_integrations.scene_page import PAGE
+    from asic3d_integrations.explorer import is_made_from
+    from asic3d_integrations.scene_page import PAGE, stamp_of
 
     read_run(run)
-    with held_for(run, run / PAGE):
-        refresh_page(console, run, photos, model)
+    if os.access(run, os.W_OK):
+        with held_for(run, run / PAGE):
+            refresh_page(console, run, photos, model)
+    elif not is_made_from(run / PAGE, stamp_of(run, model or _model(run))):
+        alignment, _ = loaded(console, run, photos)
+        open_temporary(console, "scene", run, PAGE, _page(console, run, model, alignment))
+        return
     open_page(console, "scene", run / PAGE)
 
 
