@@ -11,7 +11,7 @@ from cli_runner import run
 
 from asic3d.errors import StorageError
 from asic3d.run_lock import LOCK, hold_run
-from asic3d.storage import MARKER
+from asic3d.storage import MARKER, RUN_FILE
 
 ROOT = Path(__file__).parents[1]
 HOLD = (
@@ -53,6 +53,33 @@ def test_commands_that_write_into_a_run_hold_it(tmp_path, other, words):
     assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, LOCK]
     # Elsewhere the run is only read, which here finds that it is none.
     assert "did not finish" in run(words[0], tmp_path, *words[1:], "-o", tmp_path.with_name("elsewhere")).output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("align", "photos", "-o", "run"),
+        ("align", "photos", "-o", "run", "--resume"),
+        ("align", "photos", "-o", "run", "--overwrite"),
+        ("demo", "-o", "run", "--photos", "2"),
+        ("add", "run", "new.jpg"),
+        ("export", "csv", "run"),
+        ("batch", "collections", "-o", "run"),
+    ],
+)
+def test_commands_refuse_a_folder_that_another_is_at(tmp_path, other, words, monkeypatch):
+    folder = tmp_path.with_name(f"{tmp_path.name} beside")
+    for name in ("photos", "collections/mug"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run").symlink_to(tmp_path)
+    monkeypatch.chdir(folder)
+    if words[0] in ("add", "export"):  # which take finished runs
+        (tmp_path / RUN_FILE).write_text('{"format_version": 1}')
+    before = {path.name for path in tmp_path.iterdir()}
+    result = run(*words)
+    assert result.exit_code == 1
+    assert f"Another asic3d is writing to 'run' (process {other.pid} on " in result.output
+    assert {path.name for path in tmp_path.iterdir()} <= {*before, MARKER}
 
 
 @pytest.mark.parametrize("words", [("export-colmap",), ("propagate", "--source", "a.jpg", "--edit", "edit.png")])
