@@ -17,14 +17,15 @@ from asic3d.content import first_of_picture, grainy, holds_shapes, one_colour, s
 from asic3d.decoding import Decoded, UnreadableError, decode, decode_mask, quiet_pillow
 from asic3d.errors import CollectionError, CollectionWarning
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
+from asic3d.scratch import Shelf
 from asic3d.storage import sha256_of
 
 WORKING_SIDE = 1024
 """Longer side of :attr:`Photo.pixels` at most, pixels."""
 FULL_SIDE = 8192
 """Longer side of what :meth:`Photo.read` decodes at most, pixels; cameras of 48 megapixels stay below it."""
-MOST_PHOTOS = 40
-"""Above this the run is slow; a warning says so."""
+MOST_PHOTOS = 100
+"""Above this the run takes minutes; a warning says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,12 +327,14 @@ def _load_all(
     photos: dict[str, Photo] = {}  # by hash, the first of each content
     loaded: list[Photo] = []
     left_out: dict[str, str] = {}
+    shelf = Shelf()
     with quiet_pillow, ThreadPoolExecutor(2) as pool:
         futures = {name: pool.submit(_load, path, name, mask_of.get(name)) for name, path in files.items()}
         try:
             for done, (name, future) in enumerate(futures.items(), 1):
                 try:
                     photo = future.result()
+                    photo = replace(photo, pixels=shelf.put(photo.pixels))
                     first = photos.setdefault(photo.sha256, photo)
                     loaded.append(photo if first is photo else replace(photo, duplicate_of=first.name))
                 except UnreadableError as error:
@@ -406,7 +409,8 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
     notes = []
     if len(photos) > MOST_PHOTOS:
         notes.append(
-            f"There are {len(photos)} photos. asic3d is made for 2 to {MOST_PHOTOS}: its time grows with every pair."
+            f"There are {len(photos)} photos: aligning more than {MOST_PHOTOS} takes minutes. For a first look take some "
+            "of them; 'asic3d add' brings in others."
         )
     bare = [photo for photo in photos if not photo.holds_shapes]
     empty = {photo.name for photo in bare}

@@ -158,6 +158,15 @@ def test_records_of_other_kinds_are_refused_in_a_sentence(record, three, tmp_pat
         run_batch(three, tmp_path / "runs", Pretended())
 
 
+def test_a_record_that_is_nested_too_deeply_is_refused(three, tmp_path):
+    (tmp_path / "runs").mkdir()
+    text = '{"collections": {"jug": {"state": "failed", "more": ' + "[" * 900 + "]" * 900 + "}}}"
+    (tmp_path / "runs" / "batch.json").write_text(text)
+    with pytest.raises(StorageError, match=r"is nested too deeply for the record of a batch\. Delete it"):
+        run_batch(three, tmp_path / "runs", Pretended())
+    assert (tmp_path / "runs" / "batch.json").read_text() == text
+
+
 def test_a_record_leads_to_nothing_outside_the_runs(tmp_path):
     outside = tmp_path / "outside"
     (outside / "figures").mkdir(parents=True)

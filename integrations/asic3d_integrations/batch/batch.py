@@ -13,6 +13,7 @@ from asic3d.storage import (
     atomic_write,
     clear_write_errors,
     is_run_folder,
+    json_bytes,
     read_json,
     read_run,
     write_json,
@@ -157,6 +158,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     found = read_json(path, remedy=remedy).get("collections")
     if not isinstance(found, dict) or not all(map(_is_record, found.values())):
         raise StorageError(f"'{path}' is no record of a batch. {remedy}")
+    try:
+        json_bytes(found)
+    except RecursionError:  # it could be read, and not be written again
+        raise StorageError(f"'{path}' is nested too deeply for the record of a batch. {remedy}") from None
     return found
 
 
