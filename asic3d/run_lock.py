@@ -90,7 +90,7 @@ def claim_run(
         yield
 
 
-def _locked(path: Path, folder: Path, patience: float) -> FileIO:
+def _locked(path: Path, folder: Path, patience: float = 0.0) -> FileIO:
     """The lock file, open and locked."""
     until = time.monotonic() + patience
     while True:

@@ -67,13 +67,13 @@ def commands() -> list[Command]:
     export, resumed = ["export-colmap", "run", "--tracks", "canonical"], (("--resume",), (), ("--overwrite",))
     csv, batch = ["export", "csv", "run"], ["batch", "list.csv", "-o", "runs", "--jobs", "2", *ALIGN[4:]]
     demo = ["demo", "-o", "run", "--photos", "3", *ALIGN[4:]]
-    coarse, many = ["--set", "grid=16"], {"again": ((), ("--retry",)), "runs": ("runs/mug", "runs/vase")}
+    coarse, many = [*batch[:-1], "grid=16"], {"again": ((), ("--retry",)), "runs": ("runs/mug", "runs/vase")}
     return [
         Command("align", ALIGN, again=resumed),
         Command("align, refined", [*ALIGN, *TRAIN], again=resumed),
         Command("align --overwrite", [*ALIGN, *TRAIN, "--overwrite"], [ALIGN, csv, paint], (("--resume",), ())),
         Command("batch", batch, **many),
-        Command("batch, again", [*batch, *coarse], [batch, ["export", "csv", "runs/mug"]], **many),
+        Command("batch, again", coarse, [batch, ["export", "csv", "runs/mug"]], **many),
         Command("demo", demo),
         Command("add", ["add", "run", "new.jpg"], [ALIGN], ((),)),
         Command("propagate", paint, [ALIGN]),
