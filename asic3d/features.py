@@ -23,7 +23,6 @@ from asic3d.storage import clear_write_errors, read_safetensors, write_safetenso
 from asic3d.temporaries import temporary_folder
 
 
-
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
     """One descriptor per grid cell of every photo.
