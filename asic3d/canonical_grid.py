@@ -287,7 +287,7 @@ def lay_out_cells(grid: CanonicalGrid, canonical: Tensor, cells: Tensor, weight:
 
 
 def _psnr(pixels: np.ndarray, painted: np.ndarray) -> tuple[float, float]:
-    """Peak signal-to-noise ratio of (n, 3) colours, dB; as they are, and after a gain and an offset for each channel."""
+    """Peak signal-to-noise ratio of (n, 3) colours, dB; as it is, and after a gain and an offset for each channel."""
     wanted, found = pixels.astype(np.float64), painted.astype(np.float64)
     if len(wanted) == 0:
         return 0.0, 0.0
@@ -309,9 +309,7 @@ def to_cells(plane: np.ndarray, extent: float, resolution: int) -> np.ndarray:
     return ((plane / extent + 1) * (resolution / 2) - 0.5).astype(np.float32)
 
 
-def _lay_out(
-    photo: MappedPhoto, places: np.ndarray, resolution: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lay_out(photo: MappedPhoto, places: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One photo in the plane; ``places`` are its pixels' (h, w, 2) grid cells.
 
     Returns:

@@ -107,7 +107,9 @@ def _around(mask: np.ndarray, reach: int) -> tuple[slice, slice]:
     rows, columns = (np.flatnonzero((mask > 127).any(axis)) for axis in (1, 0))
     if not len(rows):
         return slice(0, 1), slice(0, 1)
-    return slice(max(0, rows[0] - reach), rows[-1] + reach + 1), slice(max(0, columns[0] - reach), columns[-1] + reach + 1)
+    return slice(max(0, rows[0] - reach), rows[-1] + reach + 1), slice(
+        max(0, columns[0] - reach), columns[-1] + reach + 1
+    )
 
 
 def _described(features: Tensor, inside: Tensor, canonical: Tensor | None) -> Tensor:

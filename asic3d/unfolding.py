@@ -156,7 +156,7 @@ class _Direction:
     Sums over a photo's neighbours; c is what a pair of them counts, b the difference of their (K,) splines.
 
     Attributes:
-        step: (N,) complex128, the difference between the cells in the photo; that of its mirror image in a mirrored one.
+        step: (N,) complex128, between the cells in the photo, or in its mirror image where it is mirrored.
         count: (N,) float64, sum of c.
         moved: (N, 2) float64, sum of c d.
         basis: (N, K) float64, sum of c b.

@@ -21,7 +21,7 @@ _MARK = (214, 69, 0)
 
 
 def contact_sheets(views: list[View], samples: SampledMatches, parts: int) -> Iterator[tuple[str, Image.Image]]:
-    """``colours.jpg`` (each photo and its colouring), ``points.jpg``, ``masks.jpg``, ``parts.jpg``: file name and sheet.
+    """File name and sheet: ``colours.jpg`` (photos and their colouring), ``points.jpg``, ``masks.jpg``, ``parts.jpg``.
 
     They are drawn one after the other; those of many photos are large. ``parts`` is the number of parts, each of which
     the last sheet explains.

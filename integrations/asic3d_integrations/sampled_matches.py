@@ -60,7 +60,7 @@ def sample_matches(alignment: "Alignment", count: int, *, most: int | None = Non
         count: most points of a photo.
         most: photos whose points are followed at most; all of them by default.
     """
-    sources = _sources(alignment, most)
+    sources = spread_photos(alignment, len(alignment.names) if most is None else most)
     names = [alignment.names[index] for index in sources]
     starts = {
         name: normalised_to_pixels(_spread(alignment, index, count), alignment.sizes[index])
@@ -75,10 +75,10 @@ def sample_matches(alignment: "Alignment", count: int, *, most: int | None = Non
     return SampledMatches(sources, tuple(points), tuple(confidence))
 
 
-def _sources(alignment: "Alignment", most: int | None) -> tuple[int, ...]:
-    """The photos whose points are followed: of each of so many equal stretches of all photos the one that fits best."""
+def spread_photos(alignment: "Alignment", most: int) -> tuple[int, ...]:
+    """All photos by index or, of more than ``most``, the one that fits best in each of so many equal stretches."""
     count = len(alignment.names)
-    if most is None or count <= most:
+    if count <= most:
         return tuple(range(count))
     fits = np.array(photo_fits(alignment))
     stretches = np.array_split(np.arange(count), most)
