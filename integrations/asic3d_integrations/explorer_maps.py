@@ -123,7 +123,7 @@ def sample_photos(alignment: "Alignment") -> list[Samples]:
 
 
 def _reduced(mask: np.ndarray) -> np.ndarray:
-    """A mask as large as is needed, float32, so that what covers next to nothing is kept: full ones may be gigabytes."""
+    """A mask as large as is needed, float32, so that the least cover is kept: full ones may be gigabytes."""
     size = picture_size((mask.shape[1], mask.shape[0]), 8 * LONGEST)
     return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from asic3d import pictures, verdict
 from asic3d.canonical_grid import map_photo
 from asic3d_integrations import canonical_pictures
 from asic3d_integrations.canonical_pictures import HeatMap
-from asic3d_integrations.report_pictures import View, png, webp
+from asic3d_integrations.report_pictures import View, png, two_at_a_time, webp
 from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 
 if TYPE_CHECKING:
@@ -38,17 +39,17 @@ def sections(
         "level_word": level.capitalize(),
         "verdict": escape(sentence),
         "warnings": _warnings(alignment),
-        "photos": "\n".join(view.stored() for view in views),
+        "photos": "\n".join(two_at_a_time(View.stored, views)),
         "frame": _frame(alignment),
-        "pairs": "\n".join(_pair(view, compared=compared) for view in views),
+        "pairs": "\n".join(two_at_a_time(partial(_pair, compared=compared), views)),
         "points_text": _points_text(views, reference, samples),
         "points": "\n".join(_points(view, reference, samples) for view in views),
         "cutouts": "\n".join(_cutout(view) for view in views),
         "parts_key": _parts_key(alignment.config.parts),
-        "parts": "\n".join(_parts(view) for view in views),
+        "parts": "\n".join(two_at_a_time(_parts, views)),
         "canonical_text": _canonical_text(alignment),
         "canonical": _canonical(alignment, heats),
-        "repainted": "\n".join(_repainted(alignment, view) for view in views),
+        "repainted": "\n".join(two_at_a_time(partial(_repainted, alignment), views)),
         "figures": _figures(alignment),
         "matrix_text": _matrix_text(views, samples),
         "matrix": _matrix(views, samples),
@@ -144,7 +145,7 @@ def _points(view: View, reference: View, samples: SampledMatches) -> str:
     points, sure_of = samples.of(reference.index)
     places, confidence = view.shrunk(points[view.index][:NUMBERED]), sure_of[view.index][:NUMBERED]
     colours = reference.hues(points[reference.index][:NUMBERED])
-    radius = 0.026 * max(view.size)
+    radius = (0.026 if len(points) == len(samples.sources) else 0.04) * max(view.size)  # those of many photos are small
     marks = "".join(
         _mark(place, number, colour, float(sure), radius)
         for number, (place, sure, colour) in enumerate(zip(places, confidence, colours, strict=True), 1)
