@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import cv2
@@ -98,6 +99,22 @@ def test_psnr_says_how_exactly_photos_come_back(planted, grid):
     inside = photo.mask > 0.5
     error = ((grid.reconstruct(photo)[inside].astype(float) - photo.pixels[inside]) ** 2).mean()
     assert grid.psnr[1] == pytest.approx(-10 * np.log10(error), abs=1e-3)
+
+
+def test_photos_are_let_go_one_after_the_other(planted, grid):
+    seen, most = [], 0
+
+    def one_by_one():
+        nonlocal most
+        for photo in map_photos(planted, R):
+            seen.append(weakref.ref(photo.canonical))
+            yield photo
+            del photo
+            most = max(most, sum(reference() is not None for reference in seen))
+
+    found = solve_grid(one_by_one(), planted.canonical, planted.confidence, R)
+    assert len(seen) == 3 and most == 1
+    assert np.array_equal(found.colour, grid.colour) and np.array_equal(found.psnr, grid.psnr)
 
 
 def test_holes_inside_the_object_are_filled(planted):

@@ -17,7 +17,8 @@ from asic3d.verdict import photo_levels, standing
 if TYPE_CHECKING:
     from asic3d import Alignment
 
-_Item, _Made = TypeVar("_Item"), TypeVar("_Made")
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, eq=False)

@@ -276,8 +276,9 @@ def _matrix_text(views: list[View], samples: SampledMatches) -> str:
         )
     return (
         f"How surely points of {len(samples.sources)} photos from all over the collection (column) are found in others "
-        f"(row), in hundredths: in the {_WEAKEST} of {len(views)} photos where they are found least, the palest first. "
-        f"{escape(verdict.CONFIDENCE_MEANING)} A pale row is a photo that shares little with the rest."
+        f"(row), in hundredths. Of {len(views)} photos, the {min(_WEAKEST, len(views))} where they are found least are "
+        f"listed, the palest first. {escape(verdict.CONFIDENCE_MEANING)} A pale row is a photo that shares little with "
+        "the rest."
     )
 
 
