@@ -75,8 +75,8 @@ class Unfolding(Brief):
     def _lattice(self) -> Tensor:
         """(1, 2, L, L) float32: the spline's displacement at evenly spaced places of [-reach, reach]^2."""
         basis = cubic_basis(torch.linspace(-1, 1, _LATTICE).to(self.control), CONTROL_POINTS)
-        control = self.control.reshape(CONTROL_POINTS, CONTROL_POINTS, 2)
-        return torch.einsum("yi,xj,ijd->dyx", basis, basis, control).float()[None]
+        rows = (basis @ self.control.reshape(CONTROL_POINTS, -1)).reshape(_LATTICE, CONTROL_POINTS, 2)
+        return torch.einsum("yjd,xj->dyx", rows, basis).float()[None]
 
     def __call__(self, canonical: Tensor) -> Tensor:
         """(..., 2) canonical coordinates to (..., 2) coordinates in the unfolded plane, of the same dtype."""
