@@ -30,6 +30,7 @@ from asic3d.judgement import (
 )
 from asic3d.new_photo import NewPhoto, fitted, look_at, placed, usual_support
 from asic3d.photo_folder import shown
+from asic3d.scratch import forget, scratch
 
 if TYPE_CHECKING:
     from asic3d.alignment import Alignment
@@ -142,7 +143,7 @@ def _with_photo(alignment: "Alignment", photo: Photo, backbone: Backbone, known:
         alignment,
         collection=alignment.collection.with_photo(photo),
         space=everyone,
-        features=torch.cat([alignment.features, as_stored(look.features.flatten(0, 1))[None]]),
+        features=_grown(alignment.features, as_stored(look.features.flatten(0, 1))),
         confidence=torch.cat([alignment.confidence, confidence[newest].reshape(1, space.grid, space.grid)]),
         masks=(*alignment.masks, quantised(look.mask)),
         turns=(*alignment.turns, look.turns),
@@ -152,6 +153,14 @@ def _with_photo(alignment: "Alignment", photo: Photo, backbone: Backbone, known:
     if known:
         return enlarged
     return _as_stranger(enlarged) if stranger else _judged_again(alignment, enlarged, look, by_pair)
+
+
+def _grown(features: Tensor, newest: Tensor) -> Tensor:
+    """(N, ...) features and those of one photo more, perhaps in a file."""
+    found = scratch((len(features) + 1, *features.shape[1:]), features.device)
+    found[:-1], found[-1] = features, newest
+    forget()
+    return found
 
 
 def _as_stranger(alignment: "Alignment") -> "Alignment":
@@ -222,7 +231,12 @@ def with_photos(alignment: "Alignment", names: Sequence[str]) -> "Alignment":
             foreground=space.foreground[order],
             valid=space.valid[order],
         ),
-        features=alignment.features[order],
+        features=torch.index_select(
+            alignment.features,
+            0,
+            torch.tensor(order, device=space.canonical.device),
+            out=scratch((len(order), *alignment.features.shape[1:]), space.canonical.device),
+        ),
         confidence=alignment.confidence[order],
         masks=tuple(alignment.masks[index] for index in order),
         turns=tuple(alignment.turns[index] for index in order if alignment.turns),

@@ -21,10 +21,10 @@ from asic3d.correspondences import (
     CanonicalSpace,
     Correspondences,
     DenseMap,
-    as_stored,
     cell_confidence,
     dense,
     nearest_neighbour_space,
+    round_as_stored,
     transfer,
     transfer_all,
 )
@@ -446,7 +446,7 @@ def _judged(
         collection=photos.collection,
         config=config,
         space=laid.space,
-        features=as_stored(maps.features.flatten(1, 2)),
+        features=round_as_stored(maps.features.flatten(1, 2)),  # in place: they may be too many to hold twice
         confidence=confidence.reshape(maps.valid.shape),
         masks=foreground.masks,
         placing=Placing(maps.centres, laid.projection, laid.mean, foreground.classifier, config.weights),

@@ -64,47 +64,6 @@ def pack_cells(mask: Tensor) -> Cells:
     return Cells(torch.where(used, order, 0), used)
 
 
-def choose_pairs(descriptors: Tensor, cells: Cells, partners: int) -> Tensor:
-    """The pairs of photos to match: each photo with those whose objects look most like its own.
-
-    Photos are compared by the mean similarity of their cells' nearest neighbours among a sample of cells. A chain
-    through the most similar photos is added, so that no group of photos is cut off from the rest.
-
-    Args:
-        descriptors: (N, G * G, D) float32, unit length.
-        cells: the cells that count.
-        partners: partners of each photo at least; 0 for all.
-
-    Returns:
-        (E, 2) int64, first < second, in order.
-    """
-    count = len(descriptors)
-    upper = torch.triu_indices(count, count, 1, device=descriptors.device).T
-    if partners == 0 or count - 1 <= partners:
-        return upper
-    sample = torch.linspace(0, 1, 64, device=descriptors.device)
-    place = (sample * (cells.used.sum(1, keepdim=True) - 1)).long()
-    few = cells.take(descriptors).gather(1, place[..., None].expand(-1, -1, descriptors.shape[2]))
-    alike = torch.stack([(few[i] @ few.transpose(1, 2)).amax(2).mean(1) for i in range(count)])
-    alike = alike + alike.T
-    alike.fill_diagonal_(-torch.inf)
-    chosen = torch.zeros(count, count, dtype=torch.bool, device=descriptors.device)
-    chosen.scatter_(1, alike.topk(partners, dim=1).indices, True)
-    _add_tree(chosen, alike)
-    return upper[(chosen | chosen.T)[upper[:, 0], upper[:, 1]]]
-
-
-def _add_tree(chosen: Tensor, alike: Tensor) -> None:
-    """Sets the edges of a maximum spanning tree (Prim)."""
-    inside = torch.zeros(len(alike), dtype=torch.bool, device=alike.device)
-    inside[0] = True
-    while not inside.all():
-        score = alike.masked_fill(~inside[:, None] | inside[None, :], -torch.inf)
-        row, column = divmod(int(score.argmax()), len(alike))
-        chosen[row, column] = True
-        inside[column] = True
-
-
 def with_canonical(descriptors: Tensor, canonical: Tensor | None, prior: float) -> tuple[Tensor, Tensor]:
     """Writes the match score of two cells as one dot product.
 

@@ -22,6 +22,8 @@ _AFFINE_RIDGE = 0.02
 _SPLINE_RIDGE = 0.01
 _PRECISION = 1e-7  # of the splines' solve, relative
 _MOST_STEPS = 1000
+_MATCHES = 2**16
+"""Matches whose descriptors are held at once."""
 
 
 def robust_weight(squared: Tensor, scale: float) -> Tensor:
@@ -164,7 +166,7 @@ def fit_spline(
     i, j, p, q = buddies.first, buddies.second, buddies.first_cell, buddies.second_cell
     offset = affine[i, p] - affine[j, q]
     ends = torch.cat([i * len(basis) + p, j * len(basis) + q])  # each match's cells in the row of all photos' cells
-    pairs = [(*divmod(pair, count), rows, basis[p[rows]], basis[q[rows]]) for pair, rows in _runs(i * count + j)]
+    pairs = [(*divmod(pair, count), rows) for pair, rows in _runs(i * count + j)]
     canonical = start
     for scale in SPLINE_SCALES:
         w = weight * robust_weight(((canonical[i, p] - canonical[j, q]) ** 2).sum(1), scale)
@@ -174,7 +176,7 @@ def fit_spline(
         right = basis.T @ at_cells[..., 1:]
         scaled = stiffness * (2 * w.sum() / (count * size) + 1e-12)
         own = torch.stack([(basis.T * at_cells[photo, :, 0]) @ basis + scaled for photo in range(count)])
-        shared = [(a, b, -(at_p.T * w[rows]) @ at_q) for a, b, rows, at_p, at_q in pairs]
+        shared = [(a, b, -(basis[p[rows]].T * w[rows]) @ basis[q[rows]]) for a, b, rows in pairs]
         control = _solve(own, shared, right)
         canonical = affine + basis @ control
     return canonical
@@ -304,16 +306,20 @@ def learn_metric(
     i, j, p, q = buddies.first, buddies.second, buddies.first_cell, buddies.second_cell
     weight = robust_weight(((canonical[i, p] - canonical[j, q]) ** 2).sum(1), 0.2).float()
     weight = weight * buddies.similarity.clamp(min=0)
-    one, other = descriptors[i, p], descriptors[j, q]
-    within = _covariance(one - other, weight)
+    total = weight.sum().double().clamp(min=1e-12)
+    within = between = torch.zeros((), dtype=torch.float64, device=weight.device)
+    for some in torch.arange(len(weight), device=weight.device).split(_MATCHES):
+        one, other = descriptors[i[some], p[some]], descriptors[j[some], q[some]]
+        within = within + _moments(one - other, weight[some]) / total
+        between = between + _moments((one + other) / 2, weight[some]) / total
     level = (within.trace() / len(within)).clamp(min=1e-12)
     identity = torch.eye(len(within), dtype=torch.float64, device=within.device)
     values, vectors = torch.linalg.eigh(within / level + shrinkage * identity)
     whitening = (vectors * values.rsqrt()) @ vectors.T
-    between = whitening @ _covariance((one + other) / 2, weight) @ whitening
+    between = whitening @ between @ whitening
     return (whitening @ torch.linalg.eigh(between).eigenvectors.flip(1)[:, :channels]).float()
 
 
-def _covariance(values: Tensor, weight: Tensor) -> Tensor:
-    """(D, D) float64 weighted second moments of (M, D) values."""
-    return ((values * weight[:, None]).T @ values).double() / weight.sum().double().clamp(min=1e-12)
+def _moments(values: Tensor, weight: Tensor) -> Tensor:
+    """(D, D) float64 sum of weighted second moments of (M, D) values."""
+    return ((values * weight[:, None]).T @ values).double()

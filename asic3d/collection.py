@@ -17,6 +17,7 @@ from asic3d.content import first_of_picture, grainy, holds_shapes, one_colour, s
 from asic3d.decoding import Decoded, UnreadableError, decode, decode_mask, quiet_pillow
 from asic3d.errors import CollectionError, CollectionWarning
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
+from asic3d.scratch import Shelf
 from asic3d.storage import sha256_of
 
 WORKING_SIDE = 1024
@@ -326,12 +327,14 @@ def _load_all(
     photos: dict[str, Photo] = {}  # by hash, the first of each content
     loaded: list[Photo] = []
     left_out: dict[str, str] = {}
+    shelf = Shelf()
     with quiet_pillow, ThreadPoolExecutor(2) as pool:
         futures = {name: pool.submit(_load, path, name, mask_of.get(name)) for name, path in files.items()}
         try:
             for done, (name, future) in enumerate(futures.items(), 1):
                 try:
                     photo = future.result()
+                    photo = replace(photo, pixels=shelf.put(photo.pixels))
                     first = photos.setdefault(photo.sha256, photo)
                     loaded.append(photo if first is photo else replace(photo, duplicate_of=first.name))
                 except UnreadableError as error:

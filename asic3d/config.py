@@ -88,6 +88,11 @@ class AlignmentConfig:
     metric_channels: int = _setting(64, "channels of the learned metric", 8, 4096)
     coarse_channels: int = _setting(64, "principal components that are matched before a metric is learned", 8, 4096)
     partners: int = _setting(7, "photos that each photo is matched with, the most similar ones (0: all)", 0, 1000)
+    search: str = _setting(
+        "exact",
+        "how similar photos are found: 'exact', or 'approximate' by faiss, for a thousand photos and more",
+        choices=("exact", "approximate"),
+    )
     match_prior: float = _setting(0.7, "weight of the canonical distance when photos are matched", 0.0, 100.0)
     transfer_prior: float = _setting(3.0, "weight of the canonical distance when points are transferred", 0.0, 100.0)
     sharing_prior: float = _setting(1.5, "weight of the canonical distance when descriptors are shared", 0.0, 100.0)

@@ -17,6 +17,7 @@ from asic3d.coordinates import (
     pixels_to_normalised,
 )
 from asic3d.photo_folder import shown
+from asic3d.scratch import forget
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,8 @@ _ELSEWHERE = 0.35
 _RIVAL = 0.3  # probability of the object of a cell that may be mistaken for the answer
 _AMBIGUITY = 0.02
 """Difference of cosines at which a look-alike elsewhere hardly counts any more."""
+_ROUNDED = 64
+"""Photos whose values are rounded at once."""
 _CHUNK = 4096  # points at once, and
 _SCORES = 2**23  # (points x cells) scores at once: 32 MB
 _OBJECT = 0.5  # probability from which a cell is the object, in a photo where any is that likely
@@ -283,10 +286,15 @@ def canonical_space(canonical: Tensor, foreground: Tensor, valid: Tensor) -> Can
 
 def as_stored(values: Tensor) -> Tensor:
     """Rounded as the run folder stores it, so that a loaded alignment answers exactly as the one that was saved."""
-    found = torch.empty_like(values)
-    for place, some in zip(found.split(64), values.split(64), strict=True):  # not all of them three times
-        place.copy_(some.half())
-    return found
+    return round_as_stored(values.clone())
+
+
+def round_as_stored(values: Tensor) -> Tensor:
+    """:func:`as_stored`, in place; returns the same tensor."""
+    for some in values.split(_ROUNDED):  # not all of them three times
+        some.copy_(some.half())
+        forget()
+    return values
 
 
 def photo_limits(valid: Tensor) -> Tensor:

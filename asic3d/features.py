@@ -1,6 +1,8 @@
 """Feature maps of a collection: what the frozen backbone sees, brought to one grid per photo."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,9 @@ from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.coordinates import photo_cells
 from asic3d.errors import StorageError
-from asic3d.storage import read_safetensors, write_safetensors
+from asic3d.scratch import FORGOTTEN, LARGE, forget, scratch
+from asic3d.storage import clear_write_errors, read_safetensors, write_safetensors
+from asic3d.temporaries import temporary_folder
 
 _BLOCK = 2**16
 """Cells that are worked on at once: those of 40 photos of 40 x 40 cells."""
@@ -113,28 +117,93 @@ def extract_features(
         >>> maps.features.shape  # doctest: +SKIP
         torch.Size([10, 40, 40, 304])
     """
-    raw = []
     # One photo at a time: as fast as batches on a CPU, which then wait for memory, and no photo's features depend on
     # which others were in the cache.
     quarters = [0] * len(collection) if turns is None else turns.tolist()
     mirrored = [False] * len(collection) if flips is None else flips.tolist()
-    for photo, turn, mirror in zip(collection.photos, quarters, mirrored, strict=True):
-        raw.append(extract_photo(photo, backbone, cache, turns=turn, mirrored=mirror))
-        _report(progress, len(raw), len(collection.photos))
-    centres = tap_centres(raw)
+
+    def look(index: int, folder: Path | None) -> Sequence[RawFeatures]:
+        photo = collection.photos[index]
+        return [extract_photo(photo, backbone, folder, turns=quarters[index], mirrored=mirrored[index])]
+
+    with _looks_at(look, len(collection), cache, progress) as looks:
+        features, saliency = looks.described(backbone, config.grid)
     return FeatureMaps(
-        features=_described(raw, centres, backbone, config.grid),
+        features=features,
         valid=torch.stack([photo_cells(photo.size, config.grid) for photo in collection.photos]).to(backbone.device),
-        saliency=_stack_saliency(raw, config.grid),
-        centres=centres,
+        saliency=saliency,
+        centres=looks.centres,
         turns=torch.tensor(quarters, device=backbone.device),
         flips=flips,
     )
 
 
-def _report(progress: ProgressCallback | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(Progress("features", done, total))
+_Look = Callable[[int, Path | None], Sequence[RawFeatures]]
+"""Gives what the network says of one photo, by index, in each way that it is looked at; keeps it in a folder, and reads
+it from there the next time."""
+
+
+@contextlib.contextmanager
+def _looks_at(
+    look: _Look, count: int, cache: Path | None, progress: ProgressCallback | None = None
+) -> "Iterator[_Looks]":
+    """Looks at all photos; a folder takes what is too much for memory, where there is no cache, while it is needed."""
+    looks = _Looks(look, count, cache)
+    with contextlib.ExitStack() as stack:
+        for index in range(count):
+            size = looks.at(index)
+            if index % FORGOTTEN == 0:
+                forget()
+            if looks.cache is None and count * size > LARGE:
+                with clear_write_errors(Path(tempfile.gettempdir()) / "(a folder)"):
+                    looks.cache = stack.enter_context(temporary_folder())
+            if progress is not None:
+                progress(Progress("features", index + 1, count))
+        yield looks
+
+
+class _Looks:
+    """What the network says of photos, in order: up to LARGE bytes are kept, the others read again for each pass."""
+
+    def __init__(self, look: _Look, count: int, cache: Path | None) -> None:
+        self.cache = cache
+        self._look, self._count, self._bytes = look, count, 0
+        self._kept: list[Sequence[RawFeatures]] = []
+        self._means: list[list[Tensor]] = []
+
+    def at(self, index: int) -> int:
+        """Looks at one photo, and says how many bytes there are of it."""
+        found = self._look(index, self.cache)
+        size = sum(tap.nbytes for one in found for tap in one.taps)
+        self._bytes += size
+        if self._bytes <= LARGE:
+            self._kept.append(found)
+        self._means += map(_unit_means, found)
+        return size
+
+    @property
+    def centres(self) -> tuple[Tensor, ...]:
+        """As :func:`tap_centres` has them."""
+        return _mean_of(self._means)
+
+    def __iter__(self) -> Iterator[RawFeatures]:
+        for index in range(self._count):
+            yield from self._kept[index] if index < len(self._kept) else self._look(index, self.cache)
+
+    def described(self, backbone: Backbone, grid: int) -> tuple[Tensor, Tensor | None]:
+        """(N * W, G, G, C) float32 descriptors, perhaps in a file, and (N * W, G, G) saliency where there is one."""
+        features, saliency, centres = torch.empty(0), [], self.centres
+        for index, raw in enumerate(self):
+            one = describe(raw, centres, backbone.tap_weights, grid)
+            if index == 0:
+                features = scratch((len(self._means), *one.shape), one.device, self.cache)
+            features[index].copy_(one)
+            if index % FORGOTTEN == 0:
+                forget()
+            if raw.saliency is not None:
+                saliency.append(_resampled(raw.saliency[None], grid)[0])
+        forget()
+        return features, torch.stack(saliency) if saliency else None
 
 
 def extract_photo(
@@ -196,15 +265,16 @@ def extract_oriented(
     Returns:
         (N, W, G, G, C) float32, unit length over C, centred over all of them, laid onto the photos as they are.
     """
-    raw = [
-        RawFeatures(tuple(tap.to(backbone.device) for tap in look.taps))
-        for photo, ways in zip(photos, orientations, strict=True)
-        for look in _looks(photo, backbone, side, ways, cache)
-    ]
-    return _described(raw, tap_centres(raw), backbone, grid).unflatten(0, (len(photos), -1))
+
+    def look(index: int, folder: Path | None) -> Sequence[RawFeatures]:
+        found = _oriented(photos[index], backbone, side, orientations[index], folder)
+        return [RawFeatures(tuple(tap.to(backbone.device) for tap in one.taps)) for one in found]
+
+    with _looks_at(look, len(photos), cache) as looks:
+        return looks.described(backbone, grid)[0].unflatten(0, (len(photos), -1))
 
 
-def _looks(
+def _oriented(
     photo: Photo, backbone: Backbone, side: int, ways: Sequence[tuple[int, bool]], cache: Path | None
 ) -> list[RawFeatures]:
     """One for each way, laid onto the photo as it is."""
@@ -290,10 +360,15 @@ def centred_square(pixels: np.ndarray) -> np.ndarray:
 
 def tap_centres(raw: Sequence[RawFeatures]) -> tuple[Tensor, ...]:
     """The mean unit feature of each side and tap over all photos and cells: (C_t,) float32 each."""
-    return tuple(
-        torch.stack([F.normalize(tap, dim=0).mean((1, 2)) for tap in taps]).mean(0)
-        for taps in zip(*(photo.taps for photo in raw), strict=True)
-    )
+    return _mean_of(map(_unit_means, raw))
+
+
+def _unit_means(raw: RawFeatures) -> list[Tensor]:
+    return [F.normalize(tap, dim=0).mean((1, 2)) for tap in raw.taps]
+
+
+def _mean_of(means: Iterable[list[Tensor]]) -> tuple[Tensor, ...]:
+    return tuple(torch.stack(tap).mean(0) for tap in zip(*means, strict=True))
 
 
 def describe(raw: RawFeatures, centres: Sequence[Tensor], tap_weights: Sequence[float], grid: int) -> Tensor:
@@ -316,15 +391,6 @@ def describe(raw: RawFeatures, centres: Sequence[Tensor], tap_weights: Sequence[
     return F.normalize(total, dim=0).permute(1, 2, 0).contiguous()
 
 
-def _described(raw: Sequence[RawFeatures], centres: Sequence[Tensor], backbone: Backbone, grid: int) -> Tensor:
-    """(N, G, G, C) float32 descriptors, each written to its place: a stack of them would need them twice."""
-    first = describe(raw[0], centres, backbone.tap_weights, grid)
-    described = first.new_empty(len(raw), *first.shape)
-    for place, photo in zip(described, raw, strict=True):
-        place.copy_(describe(photo, centres, backbone.tap_weights, grid))
-    return described
-
-
 def _centred(tap: Tensor, centre: Tensor) -> Tensor:
     """(C_t, h, w) of any length -> unit length over C_t, around the centre (C_t,)."""
     return F.normalize(F.normalize(tap, dim=0) - centre[:, None, None], dim=0)
@@ -334,12 +400,6 @@ def _resampled(tap: Tensor, grid: int) -> Tensor:
     """(C_t, h, w) to (C_t, G, G), bilinear; averaged first where the grid is coarser."""
     finer = tap.shape[-1] > grid
     return F.interpolate(tap[None], (grid, grid), mode="bilinear", antialias=finer)[0]
-
-
-def _stack_saliency(raw: Sequence[RawFeatures], grid: int) -> Tensor | None:
-    """(N, G, G) float32 in [0, 1], or None where the backbone has no class token."""
-    maps = [photo.saliency for photo in raw if photo.saliency is not None]
-    return torch.stack([_resampled(saliency[None], grid)[0] for saliency in maps]) if maps else None
 
 
 def principal_axes(features: Tensor, used: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -360,7 +420,7 @@ def principal_axes(features: Tensor, used: Tensor | None = None) -> tuple[Tensor
     return (axes * torch.where(largest < 0, -1.0, 1.0)).float(), mean.float()
 
 
-def project(features: Tensor, axes: Tensor, mean: Tensor, used: Tensor | None = None) -> Tensor:
+def project(features: Tensor, axes: Tensor, mean: Tensor, used: Tensor | None = None, *, unit: bool = False) -> Tensor:
     """Descriptors along some axes.
 
     Args:
@@ -368,11 +428,17 @@ def project(features: Tensor, axes: Tensor, mean: Tensor, used: Tensor | None = 
         axes: (C, D) float32.
         mean: (C,) float32, subtracted first.
         used: (...) bool, the M cells that are wanted; None for all.
+        unit: bring them to unit length over D.
 
     Returns:
         (..., D) float32, or (M, D) where only some are wanted.
     """
-    found = torch.cat([(cells - mean) @ axes for cells in _blocks(features, used)])
+    found = features.new_empty(features[..., 0].numel() if used is None else int(used.sum()), axes.shape[1])
+    start = 0
+    for cells in _blocks(features, used):
+        projected = (cells - mean) @ axes
+        found[start : start + len(cells)] = F.normalize(projected, dim=1) if unit else projected
+        start += len(cells)
     return found if used is not None else found.reshape(*features.shape[:-1], -1)
 
 
@@ -382,6 +448,7 @@ def _blocks(features: Tensor, used: Tensor | None) -> Iterator[Tensor]:
     for start in range(0, len(features), size):
         part = features[start : start + size]
         yield part.flatten(0, -2) if used is None else part[used[start : start + size]]
+        forget()
 
 
 def _summed(parts: Iterator[Tensor]) -> Tensor:

@@ -14,7 +14,6 @@ from asic3d.best_buddies import (
     NOTHING_MATCHES,
     BestBuddies,
     Cells,
-    choose_pairs,
     find_best_buddies,
     pack_cells,
     propagate,
@@ -32,6 +31,7 @@ from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.errors import AlignmentError, StorageError
 from asic3d.features import FeatureMaps, project
 from asic3d.orientations import MIRRORED, find_flips, oriented, pair_support, photo_support, unsure_of_flips
+from asic3d.retrieval import choose_pairs
 from asic3d.storage import read_safetensors, write_safetensors
 
 OBJECT = 0.15
@@ -217,11 +217,11 @@ class Problem:
             AlignmentError: nothing in the photos can be matched.
         """
         axes, mean = maps.principal_axes(config.channels)
-        descriptors = F.normalize(project(maps.features.flatten(1, 2), axes, mean), dim=2)
+        descriptors = project(maps.features.flatten(1, 2), axes, mean, unit=True)
         usable = object_cells(recurring, maps.valid)
         cells = pack_cells(usable)
         few, fewest = pack_cells(_thinned(usable, 2)), pack_cells(_thinned(usable, 4))
-        pairs = choose_pairs(descriptors, cells, config.partners)
+        pairs = choose_pairs(descriptors, cells, config.partners, config.search)
         buddies = _matched(descriptors[..., : config.coarse_channels], few, pairs, None, config)
         unknown = config.flips and maps.flips is None
         flips = torch.zeros(len(maps), dtype=torch.bool) if maps.flips is None else maps.flips.cpu()

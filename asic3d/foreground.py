@@ -14,6 +14,7 @@ from torch import Tensor
 from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.features import FeatureMaps, project
+from asic3d.scratch import FORGOTTEN, forget
 
 _CLUSTERS = (8, 12, 16, 24, 8, 12, 16, 24)
 """Cluster counts of the clusterings that vote; the second four start elsewhere."""
@@ -169,7 +170,9 @@ def _agreement(maps: FeatureMaps, coverage: Tensor) -> tuple[Tensor, Tensor]:
     axes, mean = maps.principal_axes(64)
     scale = project(maps.features, axes, mean, maps.valid).std(0).mean().clamp(min=1e-6)
     systems, sides = [], []
-    for features, valid, covered in zip(maps.features, maps.valid, coverage, strict=True):
+    for index, (features, valid, covered) in enumerate(zip(maps.features, maps.valid, coverage, strict=True)):
+        if index % FORGOTTEN == 0:
+            forget()
         x = F.pad((features[valid] - mean) @ axes / scale, (0, 1), value=1.0).double()
         y = covered[valid].double()
         share = y.mean().clamp(0.05, 0.95)
@@ -183,6 +186,7 @@ def _agreement(maps: FeatureMaps, coverage: Tensor) -> tuple[Tensor, Tensor]:
     channels = linear[:, :-1] @ axes.T.double() / scale
     classifiers = torch.cat([channels, (linear[:, -1] - channels @ mean.double())[:, None]], 1)
     agreed = [classify(*photo) for photo in zip(maps.features, maps.valid, classifiers[:-1], strict=True)]
+    forget()
     return torch.stack(agreed), classifiers[-1]
 
 
@@ -205,6 +209,8 @@ def _follow_edges(
 
     def one(index: int) -> np.ndarray:
         photo = photos[index]
+        if index % FORGOTTEN == 0:
+            forget()
         size = reduced_size(photo.pixels.shape[1::-1], side)
         if photo.mask is not None:
             return cv2.resize(photo.mask, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255

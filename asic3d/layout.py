@@ -103,7 +103,7 @@ def _by_network(
     maps, foreground, config = photos.maps, photos.foreground, photos.config
     with timed(seconds, "matching"):
         cells = object_of(maps, foreground)
-        matches = raw_buddies(maps, cells, config.partners)
+        matches = raw_buddies(maps, cells, config.partners, config.search)
         data = make_training_set(photos.collection, maps, foreground, config, matches)
     with timed(seconds, "training"):
         network = AlignmentNetwork(config.network_width, seed=config.seed).to(maps.features.device)

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asic3d.backbones import Backbone
-from asic3d.best_buddies import BestBuddies, Cells, choose_pairs, find_best_buddies, pack_cells
+from asic3d.best_buddies import BestBuddies, Cells, find_best_buddies, pack_cells
 from asic3d.canonical import affine_map, robust_weight, start_affine
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig
 from asic3d.coordinates import cell_centres, photo_cells
 from asic3d.features import extract_oriented, principal_axes, project
 from asic3d.judgement import UNRELATED
+from asic3d.retrieval import choose_pairs
 
 MIRRORED = 4
 """Orientation ``k + MIRRORED`` is: turned by k quarters (counter-clockwise), then mirrored left to right."""
@@ -190,7 +191,7 @@ def stand_upright(
     Args:
         collection: N photos.
         backbone: the network.
-        config: of it, ``partners``.
+        config: of it, ``partners`` and ``search``.
         cache: folder of a run's cache.
 
     Returns:
@@ -201,7 +202,7 @@ def stand_upright(
     for side, grid in (_GLANCE, (backbone.sides[-1], _CLOSER_GRID)):
         valid = torch.stack([photo_cells(photo.size, grid) for photo in photos]).to(backbone.device)
         turned = extract_oriented(photos, backbone, side, grid, ways, cache)
-        turns, sure = find_turns(turned, valid, config.partners)
+        turns, sure = find_turns(turned, valid, config.partners, config.search)
         del turned  # before the next ones are made
         if sure and not turns.any():
             break
@@ -223,7 +224,7 @@ def look_mirrored(
         backbone: the network.
         recurring: (N, G, G) float32, probability of the object.
         turns: (N,) int64, quarters by which each photo is turned first.
-        config: of it, ``partners`` and ``similarity_power``.
+        config: of it, ``partners``, ``search`` and ``similarity_power``.
         cache: folder of a run's cache.
 
     Returns:
@@ -236,9 +237,9 @@ def look_mirrored(
     valid = torch.stack([photo_cells(photo.size, grid) for photo in collection.photos]).to(objects.device)
     objects = objects * valid + 1e-3 * valid
     axes, mean = principal_axes(described[:, 0], valid)
-    plain, mirrored = F.normalize(project(described, axes[:, :_CHANNELS], mean), dim=-1).flatten(2, 3).unbind(1)
+    plain, mirrored = project(described, axes[:, :_CHANNELS], mean, unit=True).flatten(2, 3).unbind(1)
     cells = pack_cells(objects > torch.clamp(objects.amax((1, 2), keepdim=True) / 2, max=0.15))
-    pairs = choose_pairs(plain, cells, config.partners)
+    pairs = choose_pairs(plain, cells, config.partners, config.search)
     place = affine_map(oriented(start_affine(objects), turns), grid)
     likely = objects.flatten(1)
     support = [
@@ -278,7 +279,7 @@ def _table(scores: Tensor, pairs: Tensor, orientations: Sequence[int], count: in
     return table
 
 
-def find_turns(turned: Tensor, valid: Tensor, partners: int) -> tuple[Tensor, bool]:
+def find_turns(turned: Tensor, valid: Tensor, partners: int, search: str = "exact") -> tuple[Tensor, bool]:
     """Which photos lie on their side or upside down.
 
     Args:
@@ -286,6 +287,7 @@ def find_turns(turned: Tensor, valid: Tensor, partners: int) -> tuple[Tensor, bo
             quarters, laid onto the photo as it is.
         valid: (N, G, G) bool, cells on the photo, as it is.
         partners: photos that each is compared with.
+        search: as :func:`choose_pairs` has it.
 
     Returns:
         (N,) int64: quarters by which each photo is turned counter-clockwise so that it stands as most others do; and
@@ -293,9 +295,9 @@ def find_turns(turned: Tensor, valid: Tensor, partners: int) -> tuple[Tensor, bo
     """
     count, grid = len(turned), turned.shape[2]
     axes, mean = principal_axes(turned[:, 0], valid)
-    described = F.normalize(project(turned, axes[:, :_CHANNELS], mean), dim=-1).flatten(2, 3).unbind(1)
+    described = project(turned, axes[:, :_CHANNELS], mean, unit=True).flatten(2, 3).unbind(1)
     cells = pack_cells(valid)
-    pairs = choose_pairs(described[0], cells, partners)
+    pairs = choose_pairs(described[0], cells, partners, search)
     square = cell_centres(grid, valid.device).double().expand(count, -1, -1)
     likely = torch.ones(count, grid**2, device=valid.device)
     support = [

@@ -26,6 +26,7 @@ from asic3d.photo_folder import shown
 from asic3d.run_facts import RunFacts
 from asic3d.run_lock import claim_run, settle_run
 from asic3d.run_products import set_aside
+from asic3d.scratch import Shelf, forget, scratch
 from asic3d.storage import (
     ALIGN_AGAIN,
     FORMAT_VERSION,
@@ -45,6 +46,8 @@ _FARTHEST = 1000
 """Canonical coordinates that no photo reaches; the object is about 2 wide."""
 _ROUNDING = 0.01  # of unit length, in 16 bits
 _ROUNDED = 1e-5  # what a share may have been above 1 in runs of earlier versions
+_PHOTOS = 64
+"""Photos whose features are unpacked or checked at once."""
 _Expected = dict[str, tuple[torch.dtype, tuple[int | str | None, ...]]]
 _TRAINED: _Expected = {"image": (torch.float32, (4, "R", "R")), "losses": (torch.float32, (None, len(COLUMNS)))}
 """The tensors of a run whose maps were trained or refined."""
@@ -235,7 +238,7 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
         collection=collection,
         config=config,
         space=space,
-        features=tensors["features"].float(),
+        features=_unpacked(tensors.pop("features")),
         confidence=tensors["confidence"].reshape(count, space.grid, space.grid),
         masks=tuple(tensors[f"mask{i}"].numpy().astype(np.float32) / 255 for i in range(count)),
         placing=Placing(
@@ -257,6 +260,15 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
         pairs=facts.whole_number("pairs", 10**6, default=count * (count - 1) // 2),
         origin=Origin(folder.resolve(), facts.text("tensors_sha256")),
     )
+
+
+def _unpacked(values: Tensor) -> Tensor:
+    """(N, ...) float16 values as float32, perhaps in a file."""
+    found = scratch(values.shape)
+    for place, some in zip(found.split(_PHOTOS), values.split(_PHOTOS), strict=True):
+        place.copy_(some)
+        forget()
+    return found
 
 
 def _read_tensors(facts: RunFacts, count: int, others: _Expected) -> dict[str, Tensor]:
@@ -294,14 +306,15 @@ def _check_values(tensors: dict[str, Tensor], facts: RunFacts) -> None:
     if bool((tensors["canonical"].abs() > _FARTHEST).any()):
         raise facts.damaged(f"its 'canonical' holds coordinates beyond {_FARTHEST}")
     for name in ("descriptors", "features"):
-        lengths = tensors[name].float().norm(dim=2)
-        if tensors[name].shape[2] and bool(((lengths - 1).abs() > _ROUNDING).any()):
-            raise facts.damaged(f"its '{name}' are not of unit length")
+        for some in tensors[name].split(_PHOTOS) if tensors[name].shape[2] else ():
+            if bool(((some.float().norm(dim=2) - 1).abs() > _ROUNDING).any()):
+                raise facts.damaged(f"its '{name}' are not of unit length")
 
 
 def _load_photos(facts: RunFacts, moved: Path | None) -> Collection:
     root = _photo_folder(facts, moved)
-    photos = tuple(_load_photo(entry, root, facts.folder, moved is not None) for entry in facts.photos())
+    shelf = Shelf()
+    photos = tuple(_load_photo(entry, root, facts.folder, moved is not None, shelf) for entry in facts.photos())
     collection = Collection(root, photos, facts.named_texts("left_out"), facts.texts("collection_warnings"))
     if collection.absent:
         their = "its" if len(collection.absent) == 1 else "their"
@@ -333,7 +346,7 @@ def _is_there(look: Callable[[], bool]) -> bool:
         return False
 
 
-def _load_photo(entry: dict[str, Any], root: Path, folder: Path, moved: bool) -> Photo:
+def _load_photo(entry: dict[str, Any], root: Path, folder: Path, moved: bool, shelf: Shelf) -> Photo:
     """A photo of the run, in the photo folder or where it was added from; absent where it is in neither."""
     name, size = entry["name"], (entry["size"][0], entry["size"][1])
     mask = inside(folder, f"{MASKS}/{name}.png") if entry.get("mask_given") is True else None
@@ -346,4 +359,4 @@ def _load_photo(entry: dict[str, Any], root: Path, folder: Path, moved: bool) ->
     photo = load_photo(path, name=name, mask=mask)
     if photo.sha256 != entry["sha256"] or photo.size != size:
         raise CollectionError(f"The photo {shown(name)} has changed since this run; align again with --overwrite.")
-    return dataclasses.replace(photo, duplicate_of=entry.get("duplicate_of"))
+    return dataclasses.replace(photo, duplicate_of=entry.get("duplicate_of"), pixels=shelf.put(photo.pixels))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asic3d.best_buddies import NOTHING_MATCHES, BestBuddies, Cells, choose_pairs, find_best_buddies, pack_cells
+from asic3d.best_buddies import NOTHING_MATCHES, BestBuddies, Cells, find_best_buddies, pack_cells
 from asic3d.collection import Collection
 from asic3d.config import AlignmentConfig
 from asic3d.coordinates import cell_centres
@@ -15,6 +15,7 @@ from asic3d.features import FeatureMaps, square_images
 from asic3d.foreground import Foreground, mask_cells
 from asic3d.objective import Batch
 from asic3d.parts import find_parts
+from asic3d.retrieval import choose_pairs
 
 OBJECT = 0.5
 """Share of a cell or pixel that the mask covers from which it is the object."""
@@ -117,19 +118,20 @@ def object_of(maps: FeatureMaps, foreground: Foreground) -> Cells:
     return pack_cells(covered >= torch.clamp(covered.amax((1, 2), keepdim=True), max=OBJECT))
 
 
-def raw_buddies(maps: FeatureMaps, cells: Cells, partners: int) -> tuple[BestBuddies, Tensor]:
+def raw_buddies(maps: FeatureMaps, cells: Cells, partners: int, search: str = "exact") -> tuple[BestBuddies, Tensor]:
     """Best buddies by the features alone (section 3.2), and the (E, 2) int64 pairs of photos that were matched.
 
     Args:
         maps: features of N photos.
         cells: the cells that may be matched.
         partners: as :func:`choose_pairs` has it.
+        search: likewise.
 
     Raises:
         AlignmentError: nothing in the photos can be matched.
     """
     features = maps.features.flatten(1, 2)
-    pairs = choose_pairs(features, cells, partners)
+    pairs = choose_pairs(features, cells, partners, search)
     buddies = find_best_buddies(features, cells, pairs)
     if len(buddies) < 3:
         raise AlignmentError(NOTHING_MATCHES)

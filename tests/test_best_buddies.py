@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from asic3d import best_buddies
-from asic3d.best_buddies import choose_pairs, find_best_buddies, pack_cells, propagate, with_canonical
+from asic3d.best_buddies import find_best_buddies, pack_cells, propagate, with_canonical
 
 GRID = 5
 
@@ -107,51 +107,6 @@ def test_the_match_score_is_one_dot_product():
     for p in range(0, GRID**2, 3):
         for q in range(0, GRID**2, 4):
             assert found[p, q].item() == pytest.approx(score(descriptors, canonical, 1.3, 0, p, 1, q), abs=1e-5)
-
-
-def alike(descriptors, cells, count=64):
-    """(N, N): how similar two photos are, by loops, as choose_pairs describes it."""
-    few = []
-    for photo, index, used in zip(descriptors, cells.index, cells.used, strict=True):
-        own = index[used]
-        few.append(photo[own[(torch.linspace(0, 1, count) * (len(own) - 1)).long()]])
-    total = torch.zeros(len(few), len(few))
-    for i, one in enumerate(few):
-        for j, other in enumerate(few):
-            total[i, j] = sum(float((other @ row).max()) for row in one) / count
-    return total + total.T
-
-
-@pytest.mark.parametrize("partners", [1, 2, 3])
-def test_each_photo_is_paired_with_the_most_similar_ones_and_all_hang_together(partners):
-    groups = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])  # two kinds of photos that look little like each other
-    base = unit(2, 1, 16, seed=5)[groups]
-    descriptors = F.normalize(base + 0.4 * unit(8, GRID**2, 16, seed=6), dim=2)
-    cells = pack_cells(torch.ones(8, GRID, GRID, dtype=torch.bool))
-    pairs = choose_pairs(descriptors, cells, partners)
-    assert (pairs[:, 0] < pairs[:, 1]).all()
-    edges = set(map(tuple, pairs.tolist()))
-    assert len(edges) == len(pairs)
-    assert pairs.tolist() == sorted(pairs.tolist())
-    similar = alike(descriptors, cells).fill_diagonal_(-torch.inf)
-    wanted = {(min(i, j), max(i, j)) for i in range(8) for j in similar[i].topk(partners).indices.tolist()}
-    assert wanted <= edges
-    assert len(edges - wanted) <= 7  # a tree of 8
-    bridges = [(i, j) for i, j in edges if groups[i] != groups[j]]
-    assert len(bridges) == 1  # the one that the tree needs
-    i, j = bridges[0]
-    across = similar[:4, 4:]
-    assert similar[i, j] == across.max()
-    reached = {0}
-    for _ in range(8):
-        reached |= {b for a, b in edges if a in reached} | {a for a, b in edges if b in reached}
-    assert reached == set(range(8))
-
-
-@pytest.mark.parametrize("partners", [0, 3, 7, 1000])
-def test_few_photos_are_all_paired(partners):
-    descriptors, _, mask = planted()
-    assert choose_pairs(descriptors, pack_cells(mask), partners).tolist() == torch.triu_indices(4, 4, 1).T.tolist()
 
 
 def slow_propagate(descriptors, mask, pairs, canonical, prior, temperature, queries):

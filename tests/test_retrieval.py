@@ -1,0 +1,97 @@
+"""Which photos are matched: against loops that do the obvious, and an index that is allowed to miss a little."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from asic3d import retrieval
+from asic3d.alignment import align
+from asic3d.best_buddies import pack_cells
+from asic3d.errors import MissingExtraError
+from asic3d.retrieval import choose_pairs
+
+GRID = 5
+
+
+def unit(*shape, seed=0):
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def alike(descriptors, cells, count=64):
+    """(N, N): how similar two photos are, by loops, as choose_pairs describes it."""
+    few = []
+    for photo, index, used in zip(descriptors, cells.index, cells.used, strict=True):
+        own = index[used]
+        few.append(photo[own[(torch.linspace(0, 1, count) * (len(own) - 1)).long()]])
+    total = torch.zeros(len(few), len(few))
+    for i, one in enumerate(few):
+        for j, other in enumerate(few):
+            total[i, j] = sum(float((other @ row).max()) for row in one) / count
+    return total + total.T
+
+
+@pytest.mark.parametrize("partners", [1, 2, 3])
+def test_each_photo_is_paired_with_the_most_similar_ones_and_all_hang_together(partners):
+    groups = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])  # two kinds of photos that look little like each other
+    base = unit(2, 1, 16, seed=5)[groups]
+    descriptors = F.normalize(base + 0.4 * unit(8, GRID**2, 16, seed=6), dim=2)
+    cells = pack_cells(torch.ones(8, GRID, GRID, dtype=torch.bool))
+    pairs = choose_pairs(descriptors, cells, partners)
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    edges = set(map(tuple, pairs.tolist()))
+    assert len(edges) == len(pairs)
+    assert pairs.tolist() == sorted(pairs.tolist())
+    similar = alike(descriptors, cells).fill_diagonal_(-torch.inf)
+    wanted = {(min(i, j), max(i, j)) for i in range(8) for j in similar[i].topk(partners).indices.tolist()}
+    assert wanted <= edges
+    assert len(edges - wanted) <= 7  # a tree of 8
+    bridges = [(i, j) for i, j in edges if groups[i] != groups[j]]
+    assert len(bridges) == 1  # the one that the tree needs
+    i, j = bridges[0]
+    across = similar[:4, 4:]
+    assert similar[i, j] == across.max()
+    reached = {0}
+    for _ in range(8):
+        reached |= {b for a, b in edges if a in reached} | {a for a, b in edges if b in reached}
+    assert reached == set(range(8))
+
+
+@pytest.mark.parametrize("partners", [0, 3, 7, 1000])
+def test_few_photos_are_all_paired(partners):
+    descriptors, mask = unit(4, GRID**2, 6), torch.ones(4, GRID, GRID, dtype=torch.bool)
+    assert choose_pairs(descriptors, pack_cells(mask), partners).tolist() == torch.triu_indices(4, 4, 1).T.tolist()
+
+
+def groups_of_photos(groups, photos, grid=8):
+    """Photos of several things, each of which looks like itself."""
+    base = unit(groups, grid**2, 32, seed=1).repeat_interleave(photos, 0)
+    descriptors = F.normalize(base + 0.15 * torch.randn(base.shape, generator=torch.manual_seed(2)), dim=2)
+    return descriptors, pack_cells(torch.ones(groups * photos, grid, grid, dtype=torch.bool))
+
+
+def test_an_approximate_search_finds_nearly_the_same_pairs():
+    pytest.importorskip("faiss")
+    descriptors, cells = groups_of_photos(8, 8)
+    exact, found = (
+        set(map(tuple, choose_pairs(descriptors, cells, 7, search).tolist())) for search in ("exact", "approximate")
+    )
+    assert len(exact & found) >= 0.95 * len(exact)
+    assert found == set(map(tuple, choose_pairs(descriptors, cells, 7, "approximate").tolist()))
+
+
+def test_a_search_of_everything_is_the_exact_one(monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(retrieval, "_NEIGHBOURS", 10**6)
+    monkeypatch.setattr(retrieval, "_PROBES", 10**6)
+    few = unit(12, 16, 8, seed=4)
+    torch.testing.assert_close(retrieval._approximate_similarity(few), retrieval._similarity(few))
+
+
+def test_an_approximate_search_without_faiss_says_how_to_get_it(monkeypatch, toy):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    config = replace(toy.config, search="approximate", partners=2, turns=False)
+    with pytest.raises(MissingExtraError, match=r"^An approximate search needs faiss: pip install 'asic3d\[search\]'"):
+        align(toy.collection, config, cache=toy.cache)
