@@ -120,9 +120,9 @@ def find_best_buddies(
         mutual = (backward.gather(1, forward) == own) & cells.used[i] & cells.used[j].gather(1, forward)
         edge, a = torch.where(mutual)
         b = forward[edge, a]
-        found.append((i[edge], j[edge], a, b))
-    first, second, a, b = (torch.cat(column) for column in zip(*found, strict=True))
-    similarity = (values[first, a] * values[second, b]).sum(1)
+        similarity = (values[i[edge], a] * values[j[edge], b]).sum(1)
+        found.append((i[edge], j[edge], a, b, similarity))
+    first, second, a, b, similarity = (torch.cat(column) for column in zip(*found, strict=True))
     return BestBuddies(first, second, cells.index[first, a], cells.index[second, b], similarity)
 
 

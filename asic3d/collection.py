@@ -24,8 +24,8 @@ WORKING_SIDE = 1024
 """Longer side of :attr:`Photo.pixels` at most, pixels."""
 FULL_SIDE = 8192
 """Longer side of what :meth:`Photo.read` decodes at most, pixels; cameras of 48 megapixels stay below it."""
-MOST_PHOTOS = 40
-"""Above this the run is slow; a warning says so."""
+MOST_PHOTOS = 100
+"""Above this the run takes minutes; a warning says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,7 +409,8 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
     notes = []
     if len(photos) > MOST_PHOTOS:
         notes.append(
-            f"There are {len(photos)} photos. asic3d is made for 2 to {MOST_PHOTOS}: its time grows with every pair."
+            f"There are {len(photos)} photos: aligning more than {MOST_PHOTOS} takes minutes. For a first look take some "
+            "of them; 'asic3d add' brings in others."
         )
     bare = [photo for photo in photos if not photo.holds_shapes]
     empty = {photo.name for photo in bare}

@@ -18,12 +18,10 @@ from asic3d.collection import Collection, Photo
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
 from asic3d.coordinates import photo_cells
 from asic3d.errors import StorageError
-from asic3d.scratch import FORGOTTEN, LARGE, forget, scratch
+from asic3d.scratch import BLOCK, FORGOTTEN, LARGE, forget, scratch
 from asic3d.storage import clear_write_errors, read_safetensors, write_safetensors
 from asic3d.temporaries import temporary_folder
 
-_BLOCK = 2**16
-"""Cells that are worked on at once: those of 40 photos of 40 x 40 cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -444,7 +442,7 @@ def project(features: Tensor, axes: Tensor, mean: Tensor, used: Tensor | None = 
 
 def _blocks(features: Tensor, used: Tensor | None) -> Iterator[Tensor]:
     """(m, C) cells of some photos at a time: copies of all of them, in double precision, would not fit in memory."""
-    size = max(1, _BLOCK // max(1, features[0, ..., 0].numel()))
+    size = max(1, BLOCK // max(1, features[0, ..., 0].numel()))
     for start in range(0, len(features), size):
         part = features[start : start + size]
         yield part.flatten(0, -2) if used is None else part[used[start : start + size]]

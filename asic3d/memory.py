@@ -1,17 +1,20 @@
 """How much memory an alignment takes at most, said before the work."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from asic3d.errors import AlignmentError
+from asic3d.scratch import BLOCK, LARGE
 
 if TYPE_CHECKING:
     from asic3d.config import AlignmentConfig
 
 _LIBRARIES = 0.8e9
 """Bytes of the libraries, the network, and what they use for one photo."""
-_CLOSER_CELLS = 4 * 30**2
+_CLOSER_CELLS = 30**2
 """Cells of a photo that is looked at in its four turns, the second time."""
+_MASKS = 0.8e6
+"""Bytes of a photo's masks while they are made."""
 _PAGE = 3e6
 """Bytes of a photo's pictures in the report, of its masks, and of what is made of them."""
 
@@ -47,22 +50,24 @@ def expected_memory(load: Load, config: "AlignmentConfig") -> float:
         load: the photos.
         config: the settings.
     """
-    return (_LIBRARIES + load.pixels + load.photos * max(_of_one(load, config).values())) / 1e9
+    return (_LIBRARIES + min(load.pixels, LARGE) + max(_stages(load, config).values())) / 1e9
 
 
-def _of_one(load: Load, config: "AlignmentConfig") -> dict[str, float]:
-    """Bytes for each photo, besides its pixels, in the stages that take most."""
-    cells, channels = config.grid**2, load.channels
-    turned = 4 * load.largest + _CLOSER_CELLS * (channels + 3 * 64)
-    fitted = cells * (channels + 3 * config.channels + 6 * config.metric_channels)
-    stored = cells * (5 * channels // 2 + config.channels + 3 * config.metric_channels)
-    saved = cells * (2 * channels + 2 * config.metric_channels)
+def _stages(load: Load, config: "AlignmentConfig") -> dict[str, float]:
+    """Bytes of the stages that take most, besides the photos' pixels. What is LARGE lies in files."""
+    photos, cells, channels, metric = load.photos, config.grid**2, load.channels, config.metric_channels
+    features = min(4 * photos * cells * channels, LARGE)
+    block = 2 * 8 * min(BLOCK, photos * cells) * channels
+    seen = 4 * photos * 4 * _CLOSER_CELLS
+    matched = cells * (config.channels + 2 * metric + 2 * max(metric, config.coarse_channels))
+    packed = cells * (channels + 2 * metric)  # half precision, and once more as bytes
     return {
-        "turned": 4 * turned if config.turns else 0,
-        "described": 4 * (load.raw + cells * channels),
-        "fitted": 4 * fitted,
-        "stored": 4 * stored,
-        "saved": 4 * saved + _PAGE,
+        "turned": min(4 * photos * 4 * load.largest, LARGE) + min(seen * channels, LARGE) + 2 * seen * 64 + block
+        if config.turns
+        else 0,
+        "described": min(4 * photos * load.raw, LARGE) + features + block,
+        "fitted": features + photos * (4 * matched + _MASKS),
+        "saved": features + photos * (4 * packed + _PAGE),
     }
 
 
@@ -75,9 +80,9 @@ def check_memory(load: Load, config: "AlignmentConfig") -> None:
     expected = expected_memory(load, config)
     if not 0 < config.max_memory < expected:
         return
-    each = _of_one(load, config)
-    remedy = f"take a coarser grid (--set grid={max(8, config.grid * 3 // 4)})"
-    if each["turned"] == max(each.values()):
+    coarser = max(8, config.grid * 3 // 4)
+    remedy = f"take a coarser grid (--set grid={coarser})"
+    if expected_memory(load, replace(config, turns=False)) < expected_memory(load, replace(config, grid=coarser)):
         remedy = "do not look for turned photos (--set turns=false)"
     raise AlignmentError(
         f"{load.photos} photos may take {expected:.1f} GB of memory, and max_memory allows {config.max_memory:g}. "

@@ -8,7 +8,7 @@ from asic3d.extras import load_extra
 
 _SAMPLE = 64
 """Cells of each photo that stand for it."""
-_NEIGHBOURS = 256
+_NEIGHBOURS = 128
 """Nearest cells of each cell that the approximate search looks for, in all photos."""
 _LISTS, _PROBES = 4, 8
 """Clusters of cells in the index, for each root of their number, and how many of them are searched."""
@@ -36,10 +36,8 @@ def choose_pairs(descriptors: Tensor, cells: Cells, partners: int, search: str =
     upper = torch.triu_indices(count, count, 1, device=descriptors.device).T
     if partners == 0 or count - 1 <= partners:
         return upper
-    sample = torch.linspace(0, 1, _SAMPLE, device=descriptors.device)
-    place = (sample * (cells.used.sum(1, keepdim=True) - 1)).long()
-    few = descriptors.gather(1, cells.index.gather(1, place)[..., None].expand(-1, -1, descriptors.shape[2]))
-    alike = _approximate_similarity(few) if search == "approximate" else _similarity(few)
+    few = sampled_cells(descriptors, cells)
+    alike = approximate_similarity(few) if search == "approximate" else exact_similarity(few)
     alike = alike + alike.T
     alike.fill_diagonal_(-torch.inf)
     chosen = torch.zeros(count, count, dtype=torch.bool, device=descriptors.device)
@@ -48,13 +46,20 @@ def choose_pairs(descriptors: Tensor, cells: Cells, partners: int, search: str =
     return upper[(chosen | chosen.T)[upper[:, 0], upper[:, 1]]]
 
 
-def _similarity(few: Tensor) -> Tensor:
+def sampled_cells(descriptors: Tensor, cells: Cells) -> Tensor:
+    """(N, S, D) descriptors of the cells that stand for each photo, evenly spread over those that count."""
+    sample = torch.linspace(0, 1, _SAMPLE, device=descriptors.device)
+    place = (sample * (cells.used.sum(1, keepdim=True) - 1)).long()
+    return descriptors.gather(1, cells.index.gather(1, place)[..., None].expand(-1, -1, descriptors.shape[2]))
+
+
+def exact_similarity(few: Tensor) -> Tensor:
     """(N, N): mean cosine of each of the first photo's (N, S, D) cells with its nearest neighbour in the second."""
     return torch.stack([(one @ few.transpose(1, 2)).amax(2).mean(1) for one in few])
 
 
-def _approximate_similarity(few: Tensor) -> Tensor:
-    """:func:`_similarity`, by an inverted file: what is not among a cell's nearest counts as the last of them.
+def approximate_similarity(few: Tensor) -> Tensor:
+    """:func:`exact_similarity`, by an inverted file: what is not among a cell's nearest counts as the last of them.
 
     Time grows with the photos to the power of 1.5, that of the exact search with their square.
     """

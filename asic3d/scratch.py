@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LARGE = 256 * 2**20
 """Bytes up to which an array stays in memory."""
+BLOCK = 2**16
+"""Cells that are worked on at once: those of 40 photos of 40 x 40 cells."""
 FORGOTTEN = 32
 """Photos that are worked on before the memory of what lies in files is given back."""
 _SEGMENT = 64 * 2**20

@@ -87,7 +87,7 @@ def test_a_search_of_everything_is_the_exact_one(monkeypatch):
     monkeypatch.setattr(retrieval, "_NEIGHBOURS", 10**6)
     monkeypatch.setattr(retrieval, "_PROBES", 10**6)
     few = unit(12, 16, 8, seed=4)
-    torch.testing.assert_close(retrieval._approximate_similarity(few), retrieval._similarity(few))
+    torch.testing.assert_close(retrieval.approximate_similarity(few), retrieval.exact_similarity(few))
 
 
 def test_an_approximate_search_without_faiss_says_how_to_get_it(monkeypatch, toy):
