@@ -409,8 +409,8 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
     notes = []
     if len(photos) > MOST_PHOTOS:
         notes.append(
-            f"There are {len(photos)} photos: aligning more than {MOST_PHOTOS} takes minutes. For a first look take some of "
-            "them; 'asic3d add' brings in others."
+            f"There are {len(photos)} photos: aligning more than {MOST_PHOTOS} takes minutes. For a first look take "
+            "some of them; 'asic3d add' brings in others."
         )
     bare = [photo for photo in photos if not photo.holds_shapes]
     empty = {photo.name for photo in bare}
