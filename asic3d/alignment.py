@@ -26,6 +26,7 @@ from asic3d.correspondences import (
     nearest_neighbour_space,
     round_as_stored,
     transfer,
+    transfer_all,
 )
 from asic3d.devices import choose_device
 from asic3d.errors import AlignmentError, CollectionError
@@ -228,6 +229,30 @@ class Alignment:
             tensor([[98.4, 131.0]], dtype=torch.float64)
         """
         return self._transfer(self.space, points, source, target)
+
+    def transfer_all(self, points: "Mapping[str, ArrayLike]") -> Iterator[tuple[str, dict[str, tuple[Tensor, Tensor]]]]:
+        """Follows a few points of some photos into every photo: much faster than :meth:`transfer` for each pair.
+
+        Args:
+            points: name of a photo -> (n, 2) float, original pixels of it.
+
+        Yields:
+            The name of each photo in turn, and for each of the sources (n, 2) float64 original pixels and (n,) float64
+            confidence, as :meth:`transfer` gives them; cycle errors are not found.
+
+        Raises:
+            CollectionError: there is no photo of that name.
+            AlignmentError: the points are not (n, 2) finite numbers.
+
+        Example:
+            >>> dict(alignment.transfer_all({"a.jpg": [[120, 80]]}))["b.jpg"]["a.jpg"]  # doctest: +SKIP
+            (tensor([[98.4, 131.0]], dtype=torch.float64), tensor([0.7], dtype=torch.float64))
+        """
+        device = self.space.canonical.device
+        starts = {self.collection.index(name): _as_points(some).to(device) for name, some in points.items()}
+        for name, found in zip(self.names, transfer_all(self.space, starts, self.sizes), strict=True):
+            answers = ((place.cpu(), sure.cpu()) for place, sure in found.values())
+            yield name, dict(zip(points, answers, strict=True))
 
     def nearest_neighbour(self, points: "ArrayLike", *, source: str, target: str) -> Correspondences:
         """The baseline: as :meth:`transfer`, by the backbone's features alone, without the alignment."""

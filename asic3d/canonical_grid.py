@@ -5,8 +5,8 @@ is solved for: each photo is laid into the plane, its exposure is brought to the
 weighted median of what the photos show there.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,9 @@ _STRONGEST_GAIN, _STRONGEST_TINT = 1.1, 0.25
 the second. A brown cow and a black one differ by more than light; without the limit the grass would turn blue."""
 _KNOWN = 0.2
 """Coverage from which a cell's own colour counts in full."""
+_STRIP = 16
+"""Rows of the grid whose medians are taken at once."""
+_ROW = 1024  # places
 _SHARPEST = 0.5
 """Cells: deviation of the smoothing that joins the splatted pixels of one photo."""
 
@@ -156,12 +159,10 @@ def map_photo(
     )
 
 
-def map_photos(alignment: "Alignment", resolution: int = RESOLUTION) -> list[MappedPhoto]:
-    """All photos of an alignment with their maps."""
-    return [
-        map_photo(photo, alignment.canonical[i], alignment.confidence[i], alignment.mask(photo.name), resolution)
-        for i, photo in enumerate(alignment.collection)
-    ]
+def map_photos(alignment: "Alignment", resolution: int = RESOLUTION) -> Iterator[MappedPhoto]:
+    """All photos of an alignment with their maps, one after the other: hundreds would not fit into memory."""
+    for i, photo in enumerate(alignment.collection):
+        yield map_photo(photo, alignment.canonical[i], alignment.confidence[i], alignment.mask(photo.name), resolution)
 
 
 def find_grid(alignment: "Alignment", resolution: int = RESOLUTION) -> CanonicalGrid:
@@ -183,12 +184,12 @@ def find_grid(alignment: "Alignment", resolution: int = RESOLUTION) -> Canonical
 
 
 def solve_grid(
-    photos: Sequence[MappedPhoto], canonical: Tensor, weight: Tensor, resolution: int = RESOLUTION
+    photos: Iterable[MappedPhoto], canonical: Tensor, weight: Tensor, resolution: int = RESOLUTION
 ) -> CanonicalGrid:
     """Solves for the grid, given the maps.
 
     Args:
-        photos: N photos with their maps.
+        photos: N photos with their maps; each is asked for once, and let go before the next.
         canonical: (N, G, G, 2) float, the maps at the cells, from which the plane is unfolded.
         weight: (N, G, G) float, what each cell counts there: its confidence.
         resolution: R.
@@ -197,28 +198,68 @@ def solve_grid(
         weight = torch.ones_like(weight)
     unfolding, reach = unfold(canonical, weight)
     extent = reach * _MARGIN
-    layers = [_lay_out(photo, unfolding, extent, resolution) for photo in photos]
-    colours, weights, shares = (np.stack(values) for values in zip(*layers, strict=True))
+    side = (resolution, resolution)
+    colours, weights = np.zeros((len(canonical), *side, 3), np.float32), np.zeros((len(canonical), *side), np.float32)
+    shares, objects = np.zeros((*side, 2), np.float32), []
+    for number, photo in enumerate(photos):
+        places = to_cells(unfolding(torch.from_numpy(photo.canonical)).numpy(), extent, resolution)
+        colours[number], weights[number], share = _lay_out(photo, places, resolution)
+        shares += share
+        inside = photo.mask > 0.5
+        objects.append((places[inside], photo.pixels[inside]))
     gains = _exposure(colours, weights)
-    colours = colours * gains[:, None, None]
-    colour = weighted_median(colours, weights[..., None])
-    foreground = shares[..., 0].sum(0) / np.maximum(shares[..., 1].sum(0), 1e-6)
+    colours *= gains[:, None, None]
+    colour, spread = _medians(colours, weights)
+    foreground = shares[..., 0] / np.maximum(shares[..., 1], 1e-6)
     coverage = weights.sum(0)
-    grid = CanonicalGrid(
-        fill_holes(colour, np.clip(coverage / _KNOWN, 0, 1) * foreground).clip(0, 1),
+    colour = fill_holes(colour, np.clip(coverage / _KNOWN, 0, 1) * foreground).clip(0, 1)
+    figures = np.array([_psnr(pixels, _colours_at(colour, places)) for places, pixels in objects], np.float32)
+    return CanonicalGrid(
+        colour,
         foreground.clip(0, 1),
         coverage,
-        weighted_median(np.abs(colours - colour).mean(-1), weights),
+        spread,
         gains,
         extent,
         unfolding,
         measure_distortion(unfolding(canonical), weight),
         measure_distortion(canonical, weight),
-        np.zeros(len(photos), np.float32),
-        np.zeros(len(photos), np.float32),
+        psnr=figures[:, 0],
+        psnr_matched=figures[:, 1],
     )
-    figures = np.array([_psnr(photo, grid.reconstruct(photo)) for photo in photos], np.float32)
-    return replace(grid, psnr=figures[:, 0], psnr_matched=figures[:, 1])
+
+
+def _medians(colours: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What most photos show at each place, and by how much they disagree there.
+
+    Args:
+        colours: (N, R, R, 3) float32.
+        weights: (N, R, R) float32.
+
+    Returns:
+        (R, R, 3) float32 weighted medians, and (R, R) float32 weighted median distances from them; 0 where no photo
+        shows anything.
+    """
+    colour, spread = np.zeros(colours.shape[1:], np.float32), np.zeros(weights.shape[1:], np.float32)
+    for top in range(0, len(colour), _STRIP):
+        rows = slice(top, top + _STRIP)
+        shown = weights[:, rows].any(0)
+        some, weight = colours[:, rows][:, shown], weights[:, rows][:, shown]
+        middle = weighted_median(some, weight[..., None])
+        colour[rows][shown] = middle
+        spread[rows][shown] = weighted_median(np.abs(some - middle).mean(-1), weight)
+    return colour, spread
+
+
+def _colours_at(colour: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(n, 3) float32 bilinear values of an (R, R, 3) picture at (n, 2) cells; beyond it, its edge's."""
+    if not len(places):
+        return np.zeros((0, 3), np.float32)
+    # OpenCV takes no picture that is wider or higher than 32767: the places are laid into rows.
+    rows = np.resize(places, (-(-len(places) // _ROW), _ROW, 2))
+    x, y = (np.ascontiguousarray(rows[..., axis]) for axis in (0, 1))
+    found = cv2.remap(colour, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.reshape(-1, 3)[: len(places)]
 
 
 def lay_out_cells(grid: CanonicalGrid, canonical: Tensor, cells: Tensor, weight: Tensor) -> np.ndarray:
@@ -245,10 +286,9 @@ def lay_out_cells(grid: CanonicalGrid, canonical: Tensor, cells: Tensor, weight:
     return np.where(count > 1e-3, total[..., :-1] / np.maximum(count, 1e-9), np.nan).astype(np.float32)
 
 
-def _psnr(photo: MappedPhoto, painted: np.ndarray) -> tuple[float, float]:
-    """Peak signal-to-noise ratio inside the mask, dB; as it is, and after a gain and an offset for each channel."""
-    inside = photo.mask > 0.5
-    wanted, found = photo.pixels[inside].astype(np.float64), painted[inside].astype(np.float64)
+def _psnr(pixels: np.ndarray, painted: np.ndarray) -> tuple[float, float]:
+    """Peak signal-to-noise ratio of (n, 3) colours, dB; as it is, and after a gain and an offset for each channel."""
+    wanted, found = pixels.astype(np.float64), painted.astype(np.float64)
     if len(wanted) == 0:
         return 0.0, 0.0
     matched = np.empty_like(found)
@@ -269,21 +309,17 @@ def to_cells(plane: np.ndarray, extent: float, resolution: int) -> np.ndarray:
     return ((plane / extent + 1) * (resolution / 2) - 0.5).astype(np.float32)
 
 
-def _lay_out(
-    photo: MappedPhoto, unfolding: Unfolding, extent: float, resolution: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One photo in the plane.
+def _lay_out(photo: MappedPhoto, places: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One photo in the plane; ``places`` are its pixels' (h, w, 2) grid cells.
 
     Returns:
         (R, R, 3) float32 colours, (R, R) float32 weight in [0, 1] of the object's colours there, and (R, R, 2) float32:
         how much object and how much of anything the photo shows there, in [0, 1].
     """
-    plane = unfolding(torch.from_numpy(photo.canonical)).numpy()
-    cells = to_cells(plane, extent, resolution).reshape(-1, 2)
     weight = (photo.confidence.clip(0.02) * photo.mask).reshape(-1)
     mask = photo.mask.reshape(-1)
     values = np.column_stack([photo.pixels.reshape(-1, 3) * weight[:, None], weight, mask, np.ones_like(mask)])
-    sums = cv2.GaussianBlur(splat(cells, values, resolution), (0, 0), _SHARPEST)
+    sums = cv2.GaussianBlur(splat(places.reshape(-1, 2), values, resolution), (0, 0), _SHARPEST)
     colours = sums[..., :3] / np.maximum(sums[..., 3:4], 1e-9)
     count = np.maximum(sums[..., 5], 1e-9)
     seen = np.clip(2 * sums[..., 5], 0, 1)

@@ -1,5 +1,6 @@
 """From points of one photo to points of another, with what each answer is worth."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -186,13 +187,17 @@ class CanonicalSpace(Brief):
 
         The best cell by ``<d, d'> - prior |c - c'|^2``, then the centroid of a softmax over its neighbourhood.
         """
+        return self._found(target, self._looks(source, points)[1]) if len(points) else points.float()
+
+    def _found(self, target: int, query: Tensor) -> Tensor:
+        """:meth:`find` of (n, D') queries, of which there is one at least."""
         _, keys = with_canonical(self.descriptors[target], self.canonical[target], self.prior)
         closed = torch.where(self._searched(target), 0.0, _OUTSIDE)
         found = [
-            _refined_best(torch.addmm(closed, self._query(source, part), keys.T), self.grid)
-            for part in points.split(min(_CHUNK, max(1, _SCORES // len(keys))))
+            _refined_best(torch.addmm(closed, part, keys.T), self.grid)
+            for part in query.split(min(_CHUNK, max(1, _SCORES // len(keys))))
         ]
-        return grid_to_normalised(torch.cat(found), self.grid) if found else points.float()
+        return grid_to_normalised(torch.cat(found), self.grid)
 
     def _searched(self, photo: int) -> Tensor:
         """(G * G,) bool: the cells of a photo where an answer may lie."""
@@ -202,29 +207,61 @@ class CanonicalSpace(Brief):
         likely = torch.where(valid, self.foreground[photo], 0.0)
         return valid & (likely >= torch.clamp(likely.amax(), max=_OBJECT))
 
-    def _query(self, source: int, points: Tensor) -> Tensor:
+    def _looks(self, source: int, points: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, D) unit descriptors at points of a photo, and (n, D') what is looked for by them."""
         descriptors = F.normalize(self.sample(self.descriptors, source, points), dim=1)
-        return with_canonical(descriptors, self.sample(self.canonical, source, points), self.prior)[0]
+        return descriptors, with_canonical(descriptors, self.sample(self.canonical, source, points), self.prior)[0]
+
+    def _on_photo(self, photo: int, points: Tensor) -> Tensor:
+        limit = photo_limits(self.valid[photo].reshape(self.grid, self.grid))
+        return (points.abs() <= limit + 1e-4).all(1)
 
     def there_and_back(self, source: int, target: int, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`find`, with (n,) confidence in [0, 1] and (n,) cycle error in normalised units of the source."""
-        found = self.find(source, target, points)
+        wanted, query = self._looks(source, points)
+        found = self._found(target, query) if len(points) else points.float()
         error = (self.find(target, source, found) - points).norm(dim=1)
         objects = self.sample(self.foreground, source, points)[:, 0] * self.sample(self.foreground, target, found)[:, 0]
-        limit = photo_limits(self.valid[source].reshape(self.grid, self.grid))
-        on_photo = (points.abs() <= limit + 1e-4).all(1)
         if self.learned:
-            sure = self._recognised(source, target, points, found) * (objects / _OFF_OBJECT).clamp(0, 1)
+            sure = self._recognised(target, wanted, found) * (objects / _OFF_OBJECT).clamp(0, 1)
         else:
             sure = cycle_confidence(error) * objects.clamp(0, 1).sqrt()
-        return found, torch.where(on_photo, sure, 0.0), error
+        return found, torch.where(self._on_photo(source, points), sure, 0.0), error
 
-    def _recognised(self, source: int, target: int, points: Tensor, found: Tensor) -> Tensor:
-        """(n,) in [0, 1]: how likely what was found is what was looked for, by its looks.
+    def there(self, starts: Mapping[int, Tensor]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+        """Points of some photos in every photo: :meth:`find` and the confidence of :meth:`there_and_back`.
+
+        Each target is looked through once for all sources. A learned metric says how right an answer is without the way
+        back, which is spared then.
+
+        Args:
+            starts: photo -> (n, 2) float32 normalised points.
+
+        Yields:
+            For each photo in turn, source -> (n, 2) float32 normalised points and (n,) float32 confidence. A photo's
+            own points are looked for like the others'.
+        """
+        if not self.learned or not any(map(len, starts.values())):
+            for target in range(len(self.valid)):
+                yield {source: self.there_and_back(source, target, points)[:2] for source, points in starts.items()}
+            return
+        looks = [self._looks(source, points) for source, points in starts.items()]
+        wanted, query = (torch.cat(values) for values in zip(*looks, strict=True))
+        objects = torch.cat([self.sample(self.foreground, *start)[:, 0] for start in starts.items()])
+        on_photo = torch.cat([self._on_photo(*start) for start in starts.items()])
+        counts = [len(points) for points in starts.values()]
+        for target in range(len(self.valid)):
+            found = self._found(target, query)
+            both = objects * self.sample(self.foreground, target, found)[:, 0]
+            sure = self._recognised(target, wanted, found) * (both / _OFF_OBJECT).clamp(0, 1)
+            answers = zip(found.split(counts), torch.where(on_photo, sure, 0.0).split(counts), strict=True)
+            yield dict(zip(starts, answers, strict=True))
+
+    def _recognised(self, target: int, wanted: Tensor, found: Tensor) -> Tensor:
+        """(n,) in [0, 1]: how likely what was found is what was looked for, by its looks: (n, D) unit descriptors.
 
         Where another part of the target's object looks the same, it is as likely: the other wheel, the other eye.
         """
-        wanted = F.normalize(self.sample(self.descriptors, source, points), dim=1)
         similar = (wanted * F.normalize(self.sample(self.descriptors, target, found), dim=1)).sum(1)
         place = self.sample(self.canonical, target, found)
         closed = torch.where(self.valid[target] & (self.foreground[target] > _RIVAL), 0.0, _OUTSIDE)
@@ -313,6 +350,31 @@ def transfer(
         confidence.double(),
         error.double() * max(sizes[source]) / 2,
     )
+
+
+def transfer_all(
+    space: CanonicalSpace, points: Mapping[int, Tensor], sizes: tuple[tuple[int, int], ...]
+) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """Points of some photos in every photo: :func:`transfer` without cycle errors, for many photos at once.
+
+    Args:
+        space: the aligned photos.
+        points: photo -> (n, 2) float64, original pixels.
+        sizes: (width, height) of every original photo.
+
+    Yields:
+        For each photo in turn, source -> (n, 2) float64 original pixels and (n,) float64 confidence.
+    """
+    starts = {source: pixels_to_normalised(some, sizes[source]).float() for source, some in points.items()}
+    for target, answers in enumerate(space.there(starts)):
+        found = {
+            source: (normalised_to_pixels(place.double(), sizes[target]), sure.double())
+            for source, (place, sure) in answers.items()
+        }
+        if target in found:
+            own = transfer(space, points[target], target, target, sizes)
+            found[target] = own.points, own.confidence
+        yield found
 
 
 def dense(

@@ -1,6 +1,8 @@
 """How much memory an alignment takes at most, said before the work."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asic3d.errors import AlignmentError
@@ -9,8 +11,10 @@ from asic3d.scratch import BLOCK, LARGE
 if TYPE_CHECKING:
     from asic3d.config import AlignmentConfig
 
-_LIBRARIES = 0.8e9
-"""Bytes of the libraries, the network, and what they use for one photo."""
+_LIBRARIES = 0.5e9
+"""Bytes of the libraries and the network, where the system does not tell what they take."""
+_WORK = 0.35e9
+"""Bytes that they use for one photo."""
 _CLOSER_CELLS = 30**2
 """Cells of a photo that is looked at in its four turns, the second time."""
 _MASKS = 0.8e6
@@ -43,14 +47,24 @@ class Load:
         return Load(photos, photos * 2.4e6, 384, 384 * 40**2, 384 * 40**2)
 
 
-def expected_memory(load: Load, config: "AlignmentConfig") -> float:
+def expected_memory(load: Load, config: "AlignmentConfig", held: float | None = None) -> float:
     """GB that an alignment by splines and its report take at most.
 
     Args:
         load: the photos.
         config: the settings.
+        held: bytes that the process has now, with the libraries, the network and the photos; None: not known.
     """
-    return (_LIBRARIES + min(load.pixels, LARGE) + max(_stages(load, config).values())) / 1e9
+    before = _LIBRARIES + min(load.pixels, LARGE) if held is None else held
+    return (before + _WORK + max(_stages(load, config).values())) / 1e9
+
+
+def held_now() -> float | None:
+    """Bytes of memory that this process has; None where the system does not tell. CUDA's libraries take 0.4 GB."""
+    try:
+        return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
 
 
 def _stages(load: Load, config: "AlignmentConfig") -> dict[str, float]:
@@ -77,12 +91,14 @@ def check_memory(load: Load, config: "AlignmentConfig") -> None:
     Raises:
         AlignmentError: it takes more.
     """
-    expected = expected_memory(load, config)
+    held = held_now()
+    expected = expected_memory(load, config, held)
     if not 0 < config.max_memory < expected:
         return
     coarser = max(8, config.grid * 3 // 4)
     remedy = f"take a coarser grid (--set grid={coarser})"
-    if expected_memory(load, replace(config, turns=False)) < expected_memory(load, replace(config, grid=coarser)):
+    upright, rougher = replace(config, turns=False), replace(config, grid=coarser)
+    if expected_memory(load, upright, held) < expected_memory(load, rougher, held):
         remedy = "do not look for turned photos (--set turns=false)"
     raise AlignmentError(
         f"{load.photos} photos may take {expected:.1f} GB of memory, and max_memory allows {config.max_memory:g}. "

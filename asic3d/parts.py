@@ -84,17 +84,32 @@ def full_parts(photo: Photo, shares: Tensor, mask: np.ndarray) -> np.ndarray:
     Returns:
         (height, width) int8: 0 to K - 1, -1 = not the object.
     """
-    cells = shares.float().cpu().numpy()
-    working = photo.pixels.shape[1::-1]
+    cells, pixels, size = shares.float().cpu().numpy(), photo.pixels, mask.shape[::-1]
+    if max(size) < max(pixels.shape[:2]):
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    working = pixels.shape[1::-1]
     radius = max(1, round(max(working) / len(cells)))
-    best, parts = None, np.zeros(mask.shape, np.int8)
+    near = _around(mask, 2 * radius) if working == size else (slice(None), slice(None))
+    pixels, size = np.ascontiguousarray(pixels[near]), mask[near].shape[::-1]
+    best, parts = np.full(size[::-1], -np.inf, np.float32), np.zeros(size[::-1], np.int8)
     for number in range(cells.shape[2]):
-        soft = guided_filter(cells_to_photo(cells[..., number], working, smooth=True), photo.pixels, radius)
-        soft = cv2.resize(soft, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        better = soft > best if best is not None else np.ones(mask.shape, bool)
-        best = np.where(better, soft, best) if best is not None else soft
-        parts[better] = number
-    return np.where(mask > 127, parts, -1).astype(np.int8)
+        soft = cells_to_photo(cells[..., number], working, smooth=True)[near]
+        soft = cv2.resize(guided_filter(soft, pixels, radius), size, interpolation=cv2.INTER_LINEAR)
+        better = soft > best
+        best[better], parts[better] = soft[better], number
+    found = np.full(mask.shape, -1, np.int8)
+    found[near] = np.where(mask[near] > 127, parts, -1)
+    return found
+
+
+def _around(mask: np.ndarray, reach: int) -> tuple[slice, slice]:
+    """The rows and columns of a picture in which the object lies, and ``reach`` pixels around it."""
+    rows, columns = (np.flatnonzero((mask > 127).any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0, 1), slice(0, 1)
+    return slice(max(0, rows[0] - reach), rows[-1] + reach + 1), slice(
+        max(0, columns[0] - reach), columns[-1] + reach + 1
+    )
 
 
 def _described(features: Tensor, inside: Tensor, canonical: Tensor | None) -> Tensor:

@@ -55,18 +55,19 @@ def canonical_colours(canonical: np.ndarray, extent: float) -> np.ndarray:
         extent: distance from the centre at which the colours are nearly at their strongest.
 
     Returns:
-        (..., 3) float in [0, 1], sRGB.
+        (..., 3) float in [0, 1], sRGB; float32 of float32.
 
     Example:
         >>> canonical_colours(np.zeros((1, 2)), 1.0).round(1).tolist()
         [[0.9, 0.9, 0.9]]
     """
-    x, y = np.moveaxis(np.asarray(canonical, dtype=np.float64) / extent, -1, 0)
-    reach = np.tanh(1.5 * np.hypot(x, y))
-    angle = np.arctan2(y, x)
-    lightness, chroma = 0.9 - 0.21 * reach, 0.155 * reach
-    lab = np.stack([lightness, chroma * np.cos(angle), chroma * np.sin(angle)], -1)
-    linear = np.clip((lab @ _OKLAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T, 0, 1)
+    places = np.asarray(canonical)
+    places = places.astype(np.float32 if places.dtype == np.float32 else np.float64) / np.float32(extent)
+    distance = np.maximum(np.hypot(places[..., 0], places[..., 1]), 1e-9)[..., None]
+    reach = np.tanh(1.5 * distance)
+    lab = np.concatenate([0.9 - 0.21 * reach, 0.155 * reach / distance * places], -1)
+    cone = lab @ _OKLAB_TO_LMS.T.astype(lab.dtype)
+    linear = np.clip((cone * cone * cone) @ _LMS_TO_RGB.T.astype(lab.dtype), 0, 1)
     return np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from scipy.sparse import csr_matrix
 
 
 def splat(cells: np.ndarray, values: np.ndarray, resolution: int) -> np.ndarray:
@@ -16,18 +17,15 @@ def splat(cells: np.ndarray, values: np.ndarray, resolution: int) -> np.ndarray:
         (R, R, D) float32 sums.
     """
     near = ((cells > -1) & (cells < resolution)).all(1)
-    cells, values = cells[near], values[near]
-    first = np.floor(cells).astype(np.int64)
-    share = cells - first
-    sums = np.zeros((resolution * resolution, values.shape[1]))
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        x, y = first[:, 0] + dx, first[:, 1] + dy
-        inside = (x >= 0) & (x < resolution) & (y >= 0) & (y < resolution)
-        part = np.abs(1 - dx - share[inside, 0]) * np.abs(1 - dy - share[inside, 1])
-        place = (y * resolution + x)[inside]
-        for channel in range(values.shape[1]):
-            sums[:, channel] += np.bincount(place, part * values[inside, channel], resolution * resolution)
-    return sums.reshape(resolution, resolution, -1).astype(np.float32)
+    cells, values = cells[near].astype(np.float32), values[near].astype(np.float32)
+    floor = np.floor(cells)
+    first, (x, y) = floor.astype(np.int32), (cells - floor).T
+    wide = resolution + 2  # a cell around the grid takes what falls beside it
+    corners = ((first[:, 1] + 1) * wide + first[:, 0] + 1)[:, None] + np.array([0, 1, wide, wide + 1], np.int32)
+    shares = np.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], 1)
+    ends = np.arange(0, 4 * len(cells) + 1, 4, dtype=np.int32)
+    matrix = csr_matrix((shares.ravel(), corners.ravel(), ends), shape=(len(cells), wide * wide))
+    return np.ascontiguousarray((matrix.T @ values).reshape(wide, wide, -1)[1:-1, 1:-1])
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -37,11 +35,12 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         values: (N, ...) float.
         weights: of a shape that broadcasts to that of the values, at least 0.
     """
-    weights = np.broadcast_to(weights, values.shape)
-    order = values.argsort(0)
-    reached = np.take_along_axis(weights, order, 0).cumsum(0)
-    middle = (reached >= reached[-1:] / 2).argmax(0)
-    return np.take_along_axis(values, np.take_along_axis(order, middle[None], 0), 0)[0]
+    weights = np.moveaxis(np.broadcast_to(weights, values.shape), 0, -1)
+    values = np.ascontiguousarray(np.moveaxis(values, 0, -1))  # neighbours in memory are sorted faster
+    order = values.argsort(-1)
+    reached = np.take_along_axis(weights, order, -1).cumsum(-1)
+    middle = (reached >= reached[..., -1:] / 2).argmax(-1)
+    return np.take_along_axis(values, np.take_along_axis(order, middle[..., None], -1), -1)[..., 0]
 
 
 def fill_holes(values: np.ndarray, known: np.ndarray) -> np.ndarray:

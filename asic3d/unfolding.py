@@ -1,8 +1,11 @@
 """How much the maps into the canonical plane bend the photos, and a plane that bends them less."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from asic3d.brief import Brief
@@ -13,6 +16,8 @@ CONTROL_POINTS = 8
 _STIFFNESS = 0.02
 """Of that spline, relative to the share of the data that each control point has."""
 _ROUNDS = 4
+_LATTICE = 513
+"""Places along a side at which the spline is looked up; between them it is linear, which is off by some 1e-5."""
 _TAIL = 0.01
 """Share of the object that may lie beyond each edge where the plane's extent is chosen."""
 
@@ -66,16 +71,19 @@ class Unfolding(Brief):
     reach: float
     shift: Tensor
 
+    @cached_property
+    def _lattice(self) -> Tensor:
+        """(1, 2, L, L) float32: the spline's displacement at evenly spaced places of [-reach, reach]^2."""
+        basis = cubic_basis(torch.linspace(-1, 1, _LATTICE).to(self.control), CONTROL_POINTS)
+        rows = (basis @ self.control.reshape(CONTROL_POINTS, -1)).reshape(_LATTICE, CONTROL_POINTS, 2)
+        return torch.einsum("yjd,xj->dyx", rows, basis).float()[None]
+
     def __call__(self, canonical: Tensor) -> Tensor:
         """(..., 2) canonical coordinates to (..., 2) coordinates in the unfolded plane, of the same dtype."""
-        flat = canonical.reshape(-1, 2).double()
-        x, y = (cubic_basis(line.clamp(-1, 1), CONTROL_POINTS) for line in (flat / self.reach).T)
-        # One direction after the other: no (points, n * n) array is made, which would be most of the time.
-        rows = (x @ self.control.reshape(CONTROL_POINTS, CONTROL_POINTS, 2).transpose(0, 1).flatten(1)).reshape(
-            len(x), CONTROL_POINTS, 2
-        )
-        moved = flat + (y[..., None] * rows).sum(1) + self.shift
-        return moved.to(canonical.dtype).reshape(canonical.shape)
+        flat = canonical.reshape(-1, 2)
+        where = (flat / self.reach)[None, None]
+        moved = F.grid_sample(self._lattice.to(canonical), where, align_corners=True, padding_mode="border")
+        return (flat + moved[0, :, 0].T + self.shift.to(canonical)).reshape(canonical.shape)
 
 
 def measure_distortion(plane: Tensor, weight: Tensor) -> Distortion:
@@ -128,59 +136,80 @@ def unfold(canonical: Tensor, weight: Tensor) -> tuple[Unfolding, float]:
     Returns:
         The unfolding, and the extent: the object lies in [-extent, extent]^2 of the unfolded plane.
     """
-    points, grid = canonical.double(), canonical.shape[1]
+    points = canonical.double()
     object_points = points[weight > 0] if bool((weight > 0).any()) else points
     reach = max(1.05 * float(object_points.abs().max()), 1e-3)
-    here = _basis(points / reach, points).reshape(len(points), grid, grid, -1)
-    facing = _facing(_determinant(points), weight)[:, 0, 0]  # a mirrored photo's similarity is one of its mirror image
-    steps, counts, places = [], [], []
-    for dim, step in ((2, (1.0, 0.0)), (1, (0.0, 1.0))):
-        one, other = (torch.arange(grid - 1, device=points.device) + k for k in (0, 1))
-        counts.append((weight.index_select(dim, one) * weight.index_select(dim, other)).double().sqrt())
-        places.append(
-            (
-                points.index_select(dim, other) - points.index_select(dim, one),
-                here.index_select(dim, other) - here.index_select(dim, one),
-            )
-        )
-        steps.append(torch.complex(torch.full_like(facing, step[0]), step[1] * facing)[:, None, None])
+    directions = tuple(_directions(points, weight, reach))
     control = points.new_zeros(CONTROL_POINTS**2, 2)
     size: float | None = None
     for _ in range(_ROUNDS):
-        control, size = _better(control, size, steps, counts, places)
+        control, size = _better(control, size, directions)
     unfolding = Unfolding(control, reach, points.new_zeros(2))
     low, high = _box(unfolding(points).reshape(-1, 2), weight.double().flatten())
     return Unfolding(control, reach, -(low + high) / 2), max(float((high - low).max() / 2), 1e-3)
 
 
-def _better(
-    control: Tensor,
-    usual: float | None,
-    steps: list[Tensor],
-    counts: list[Tensor],
-    places: list[tuple[Tensor, Tensor]],
-) -> tuple[Tensor, float]:
+@dataclass(frozen=True, eq=False)
+class _Direction:
+    """What :func:`unfold` needs of the N maps' differences d between cells that are neighbours in one direction.
+
+    Sums over a photo's neighbours; c is what a pair of them counts, b the difference of their (K,) splines.
+
+    Attributes:
+        step: (N,) complex128, between the cells in the photo, or in its mirror image where it is mirrored.
+        count: (N,) float64, sum of c.
+        moved: (N, 2) float64, sum of c d.
+        basis: (N, K) float64, sum of c b.
+        normal: (N, K, K) float64, sum of c b b'.
+        right: (N, K, 2) float64, sum of c b d'.
+    """
+
+    step: Tensor
+    count: Tensor
+    moved: Tensor
+    basis: Tensor
+    normal: Tensor
+    right: Tensor
+
+
+def _directions(points: Tensor, weight: Tensor, reach: float) -> Iterator[_Direction]:
+    """Both directions, across and down, from (N, G, G, 2) float64 points and (N, G, G) weights; photo by photo."""
+    grid = points.shape[1]
+    facing = _facing(_determinant(points), weight)[:, 0, 0]  # a mirrored photo's similarity is one of its mirror image
+    for dim, step in ((1, (1.0, 0.0)), (0, (0.0, 1.0))):
+        sums: list[tuple[Tensor, ...]] = []
+        for place, weights in zip(points, weight.double(), strict=True):
+            one, other = weights.narrow(dim, 0, grid - 1), weights.narrow(dim, 1, grid - 1)
+            count = (one * other).sqrt()
+            used = count > 0
+            count = count[used][:, None]
+            start, end = (place.narrow(dim, first, grid - 1)[used] for first in (0, 1))
+            basis = _basis(end / reach, place) - _basis(start / reach, place)
+            counted = count * basis
+            moved = end - start
+            sums.append((count.sum(), (count * moved).sum(0), counted.sum(0), counted.T @ basis, counted.T @ moved))
+        count, moved, basis, normal, right = (torch.stack(some) for some in zip(*sums, strict=True))
+        steps = torch.complex(torch.full_like(facing, step[0]), step[1] * facing)
+        yield _Direction(steps, count, moved, basis, normal, right)
+
+
+def _better(control: Tensor, usual: float | None, directions: tuple[_Direction, ...]) -> tuple[Tensor, float]:
     """One round of :func:`unfold`: each photo's similarity as a complex number, then the spline.
 
     The mean size of the similarities is kept at ``usual``, that of the first round: else all would shrink to a point.
     """
-    similarity = torch.zeros(len(counts[0]), dtype=torch.complex128, device=control.device)
-    total = torch.zeros(len(counts[0]), dtype=torch.float64, device=control.device)
-    for step, count, (difference, basis) in zip(steps, counts, places, strict=True):
-        moved = torch.view_as_complex((difference + basis @ control).contiguous())
-        similarity = similarity + (count * moved / step).sum((1, 2))
-        total = total + count.sum((1, 2))
-    similarity = similarity / total.clamp(min=1e-9)
+    total = torch.stack([one.count for one in directions]).sum(0).clamp(min=1e-9)
+    turned = [torch.view_as_complex(one.moved + one.basis @ control) / one.step for one in directions]
+    similarity = torch.stack(turned).sum(0) / total
     if usual is None:
         usual = float(similarity.abs().mean())
     similarity = similarity * (usual / similarity.abs().mean().clamp(min=1e-9))
-    size = similarity.abs().clamp(min=1e-6)
+    share = similarity.abs().clamp(min=1e-6) ** -2
     normal, right = control.new_zeros(len(control), len(control)), torch.zeros_like(control)
-    for step, count, (difference, basis) in zip(steps, counts, places, strict=True):
-        wanted = torch.view_as_real(similarity[:, None, None] * step) - difference
-        scaled = basis * (count / size[:, None, None] ** 2)[..., None]
-        normal = normal + torch.einsum("nyxk,nyxl->kl", scaled, basis)
-        right = right + torch.einsum("nyxk,nyxd->kd", scaled, wanted)
+    for one in directions:
+        wanted = torch.view_as_real(similarity * one.step)
+        normal = normal + torch.einsum("n,nkl->kl", share, one.normal)
+        right = right + torch.einsum("n,nkd->kd", share, one.basis[..., None] * wanted[:, None] - one.right)
     level = normal.diagonal().mean() + 1e-12
     identity = torch.eye(len(control)).to(control)
     pull = level * (_STIFFNESS * bending_energy(CONTROL_POINTS).to(control) + 1e-4 * identity)
@@ -188,9 +217,9 @@ def _better(
 
 
 def _basis(points: Tensor, like: Tensor) -> Tensor:
-    """(..., n * n) values of the splines at (..., 2) places of [-1, 1]^2; outside, those of the nearest place in it."""
-    x, y = (cubic_basis(line.clamp(-1, 1), CONTROL_POINTS).to(like) for line in points.reshape(-1, 2).double().T)
-    return (y[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+    """(P, n * n) values of the splines at (P, 2) places of [-1, 1]^2; outside, those of the nearest place in it."""
+    x, y = (cubic_basis(line.clamp(-1, 1), CONTROL_POINTS).to(like) for line in points.double().T)
+    return (y[:, :, None] * x[:, None, :]).flatten(1)
 
 
 def _box(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

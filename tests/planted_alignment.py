@@ -82,6 +82,11 @@ class PlantedAlignment:
         found = canonical * RADII[j] + CENTRES[j]
         return Found(torch.from_numpy(found), torch.from_numpy(confidence), torch.zeros(len(found)))
 
+    def transfer_all(self, points):
+        for target in self.names:
+            found = {source: self.transfer(some, source=source, target=target) for source, some in points.items()}
+            yield target, {source: (answers.points, answers.confidence) for source, answers in found.items()}
+
     def nearest_neighbour(self, points, *, source: str, target: str) -> Found:
         found = self.transfer(points, source=source, target=target)
         return replace(found, points=found.points + 15)

@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import cv2
@@ -54,7 +55,7 @@ def test_the_grid_shows_the_planted_disc(grid):
 
 
 def test_colours_are_those_of_most_photos_and_not_their_mean(planted):
-    photos = map_photos(planted, R)
+    photos = list(map_photos(planted, R))
     spoiled = photos[0].pixels.copy()
     middle = np.hypot(*photos[0].canonical.transpose(2, 0, 1)) < 0.3
     spoiled[middle] = 1 - waves(photos[0].canonical)[middle]  # one of the three has something else there
@@ -68,7 +69,7 @@ def test_colours_are_those_of_most_photos_and_not_their_mean(planted):
 
 
 def test_exposure_is_matched_before_photos_are_joined(planted):
-    photos = map_photos(planted, R)
+    photos = list(map_photos(planted, R))
     darker = [replace(photo, pixels=photo.pixels * gain) for photo, gain in zip(photos, (1.0, 0.6, 0.8), strict=True)]
     found = solve_grid(darker, planted.canonical, planted.confidence, R)
     ratio = found.gains.mean(1) / found.gains.mean()
@@ -79,7 +80,7 @@ def test_exposure_is_matched_before_photos_are_joined(planted):
 
 
 def test_spread_is_large_where_photos_disagree(planted, grid):
-    photos = map_photos(planted, R)
+    photos = list(map_photos(planted, R))
     changed = []
     for number, photo in enumerate(photos):
         pixels = photo.pixels.copy()
@@ -94,14 +95,30 @@ def test_psnr_says_how_exactly_photos_come_back(planted, grid):
     assert grid.psnr.shape == (3,) and grid.psnr.min() > 22
     shifted = replace(planted, canonical=planted.canonical + torch.tensor([0.3, 0.0, -0.3]).reshape(3, 1, 1, 1))
     assert find_grid(shifted, R).psnr.max() < grid.psnr.min() - 5
-    photo = map_photos(planted, R)[1]
+    photo = list(map_photos(planted, R))[1]
     inside = photo.mask > 0.5
     error = ((grid.reconstruct(photo)[inside].astype(float) - photo.pixels[inside]) ** 2).mean()
     assert grid.psnr[1] == pytest.approx(-10 * np.log10(error), abs=1e-3)
 
 
+def test_photos_are_let_go_one_after_the_other(planted, grid):
+    seen, most = [], 0
+
+    def one_by_one():
+        nonlocal most
+        for photo in map_photos(planted, R):
+            seen.append(weakref.ref(photo.canonical))
+            yield photo
+            del photo
+            most = max(most, sum(reference() is not None for reference in seen))
+
+    found = solve_grid(one_by_one(), planted.canonical, planted.confidence, R)
+    assert len(seen) == 3 and most == 1
+    assert np.array_equal(found.colour, grid.colour) and np.array_equal(found.psnr, grid.psnr)
+
+
 def test_holes_inside_the_object_are_filled(planted):
-    photos = map_photos(planted, R)
+    photos = list(map_photos(planted, R))
     holed = [
         replace(photo, mask=np.where(np.hypot(*photo.canonical.transpose(2, 0, 1)) < 0.15, 0, photo.mask))
         for photo in photos

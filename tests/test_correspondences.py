@@ -22,11 +22,16 @@ from asic3d.correspondences import (
     nearest_neighbour_space,
     photo_limits,
     transfer,
+    transfer_all,
 )
 
 GRID = 16
 SIZES = ((160, 120), (90, 120), (100, 100))
 EVERYWHERE = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_value=1e9)
+
+
+def scattered_descriptors() -> torch.Tensor:
+    return F.normalize(torch.randn(3, GRID**2, 4, generator=torch.Generator().manual_seed(5)), dim=2)
 
 
 def planted_space(prior=2.0, seed=0) -> CanonicalSpace:
@@ -275,6 +280,21 @@ def test_the_source_itself_gives_the_points_back():
     assert found.points is not points
     assert not found.cycle_error.any()
     assert ((found.confidence >= 0) & (found.confidence <= 1)).all()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_points_of_many_photos_at_once_are_answered_as_pair_by_pair(learned):
+    space = dataclasses.replace(planted_space(), learned=learned, descriptors=scattered_descriptors())
+    generator = np.random.default_rng(3)
+    points = {source: torch.from_numpy(generator.uniform(-5, 130, (count, 2))) for source, count in ((2, 7), (0, 3))}
+    for target, answers in enumerate(transfer_all(space, points, SIZES)):
+        assert list(answers) == [2, 0]
+        for source, (places, sure) in answers.items():
+            one = transfer(space, points[source], source, target, SIZES)
+            assert torch.allclose(places, one.points, atol=1e-3) and torch.allclose(sure, one.confidence, atol=1e-5)
+    assert target == 2
+    empty = list(transfer_all(space, {1: torch.zeros(0, 2, dtype=torch.float64)}, SIZES))
+    assert [len(answers[1][0]) for answers in empty] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("target", [0, 1])

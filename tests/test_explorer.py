@@ -16,7 +16,7 @@ from planted_alignment import RADII, SIZES, picture, plant, to_canonical
 
 from asic3d.collection import Collection, Photo
 from asic3d.errors import StorageError
-from asic3d_integrations import explorer, explorer_maps
+from asic3d_integrations import explorer, explorer_maps, sampled_matches
 from asic3d_integrations.explorer import explorer_page, is_made_from, read_tracks, stamp_of
 
 HOSTILE = ("<b>bold</b>.jpg", "quotes'\"&amp; <script>alert(1)</script>.jpg", "süß ñ+%41 #2.jpg")
@@ -457,6 +457,32 @@ def test_thirty_photos_stay_below_15_megabytes(tmp_path):
     assert 32 < samples[0].inside.shape[1] < explorer_maps.LONGEST  # coarser, because the objects are so large
     page = explorer_page(alignment)
     assert 8e6 < len(page) < 15e6
+
+
+def test_of_too_many_photos_some_are_shown_with_their_tracks(browser, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(explorer, "MOST_PHOTOS", 3)
+    chosen = sampled_matches.spread_photos(toy.alignment, 3)
+    assert [place // 2 for place in chosen] == [0, 1, 2]
+    rows = np.array([[4, photo, 30 + photo, 40] for photo in range(6)], float)
+    page = tmp_path / "page.html"
+    page.write_bytes(explorer_page(toy.alignment, rows))
+    assert rows[:, 1].tolist() == list(range(6))
+    browser.open(page)
+    assert text(browser, ".heading p").startswith("3 of 6 photos, from all over the collection")
+    names = browser.evaluate("facts.photos.map(photo => photo.name)")
+    assert names == [toy.alignment.names[place] for place in chosen]
+    assert browser.evaluate("facts.trackPoints") == 3
+    found = looked_up(browser, 0, [np.array(toy.alignment.sizes[chosen[0]]) / 2])
+    wanted = toy.alignment.transfer([np.array(toy.alignment.sizes[chosen[0]]) / 2], source=names[0], target=names[2])
+    assert np.abs(found[0, 2, :2] - wanted.points.numpy()).max() < 4
+
+
+def test_a_reduced_mask_keeps_the_least_that_it_covers():
+    mask = np.zeros((3000, 4000), np.uint8)
+    mask[1500, 2000] = 255
+    reduced = explorer_maps._reduced(mask)
+    assert reduced.shape == (384, 512) and (reduced > 0).sum() == 1
+    assert cv2.resize(reduced, (64, 48), interpolation=cv2.INTER_AREA).max() > 0
 
 
 def tracks_file(path, **changes):

@@ -101,6 +101,19 @@ def test_full_parts_follow_the_photo_and_end_at_the_mask(tmp_path):
     assert max(abs(border - 94) for border in borders) <= 4
 
 
+def test_full_parts_are_the_same_wherever_the_mask_ends(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    photo = Photo("a.jpg", tmp_path / "a.jpg", (120, 90), "", pixels)
+    shares = torch.softmax(4 * torch.rand(12, 12, 3, generator=torch.Generator().manual_seed(0)), 2)
+    whole = full_parts(photo, shares, np.full((90, 120), 255, np.uint8))
+    mask = np.zeros((90, 120), np.uint8)
+    mask[30:44, 50:70] = 255
+    found = full_parts(photo, shares, mask)
+    assert (found[mask == 0] == -1).all() and len(np.unique(whole)) == 3
+    assert (found == whole)[mask > 0].mean() > 0.99  # but for ties, which the last digit decides
+    assert (full_parts(photo, shares, np.zeros((90, 120), np.uint8)) == -1).all()
+
+
 def test_an_alignment_has_its_parts(toy):
     parts = toy.alignment.parts
     grid = toy.config.grid

@@ -16,6 +16,7 @@ from asic3d import pictures, verdict
 from asic3d.config import make_config
 from asic3d.errors import StorageError
 from asic3d.judgement import UNRELATED, standing_warnings
+from asic3d_integrations import report
 from asic3d_integrations.report import write_report
 from asic3d_integrations.sampled_matches import sample_matches
 
@@ -203,6 +204,18 @@ def test_reference_is_the_photo_that_the_others_confirm(planted):
 def test_a_photo_without_object_still_gives_points(planted):
     nothing = replace(planted, foreground=planted.foreground * 0)
     assert [points.shape[1] > 0 for points in sample_matches(nothing, count=6).points] == [True] * 3
+
+
+def test_of_many_photos_the_best_of_every_stretch_is_followed(planted):
+    confidence = planted.confidence * torch.tensor([0.5, 0.9, 0.7]).reshape(3, 1, 1)
+    samples = sample_matches(replace(planted, confidence=confidence), count=4, most=2)
+    assert samples.sources == (1, 2)  # of the first two photos and of the last
+    assert [points.shape for points in samples.points] == [(3, 4, 2)] * 2
+    sure = samples.of(2)[1]
+    assert (sure[2] == 1).all() and np.allclose(sure[:2], 0.9)
+    assert np.isnan(samples.pair_confidence()).tolist() == [[False, True, False], [False, False, True]]
+    samples.confidence[0][:] = 0.3
+    assert samples.reference() == 2
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------
@@ -454,6 +467,42 @@ def test_points_of_the_script_are_those_of_the_alignment(planted, tmp_path):
         rounding = sum(0.71 / radius for radius in RADII[:2])
         assert np.linalg.norm(canonical[0] - canonical[1], axis=1).max() < rounding
         assert set(places[source][:, 2]) == {100} and set(places[source - 1][:, 2]) == {90}
+
+
+@pytest.fixture
+def of_many(planted, tmp_path, monkeypatch):
+    """The page of three photos, as if they were too many."""
+    monkeypatch.setattr(report, "_MANY", 2)
+    monkeypatch.setattr(report, "SOURCES", 2)
+    confidence = planted.confidence * torch.tensor([0.5, 0.9, 0.7]).reshape(3, 1, 1)
+    return write_report(replace(planted, confidence=confidence), tmp_path / "run")
+
+
+def test_the_page_of_many_photos_follows_some_of_them_and_says_so(of_many):
+    text = of_many.read_text("utf-8")
+    data = json.loads(re.search(r'<script type="application/json" id="matches">(.*?)</script>', text, re.S)[1])
+    assert (data["sources"], data["reference"]) == ([1, 2], 1)
+    assert [len(photos) for photos in data["points"]] == [3, 3]
+    assert "Of these 3 photos, points of 2 were followed into all others" in text
+    table = re.search(r'<table class="matrix">.*?</table>', text, re.S)[0]
+    heads = re.findall(r"<th [^>]*>(.*?)</th>", table)
+    assert heads[:2] == ["2", "3"] and sorted(heads[2:]) == ["1 · a.jpg", "2 · b.jpg", "3 · c.jpg"]
+
+
+def test_in_a_photo_of_many_the_reference_photos_points_are_pointed_at(of_many, browser):
+    browser.open(of_many)
+    browser.evaluate("document.querySelector('svg[data-photo=\"0\"]').scrollIntoView() ?? 0")
+    box = browser.evaluate("document.querySelector('svg[data-photo=\"0\"]').getBoundingClientRect().toJSON()")
+    browser.mouse("Moved", box["x"] + 0.45 * box["width"], box["y"] + 0.45 * box["height"])
+    browser.settle()
+    said = browser.evaluate("document.getElementById('status').textContent")
+    assert said == "A point of photo 2 · b.jpg: found with confidence in 2 of 2 others."
+    circles = browser.evaluate(
+        "[...document.querySelectorAll('.live circle')].map(one => [+one.getAttribute('cx'), +one.getAttribute('cy')])"
+    )
+    places = [to_canonical(np.array(circle) - 0.5, photo) for photo, circle in enumerate(circles)]
+    assert len(places) == 3 and np.ptp(places, axis=0).max() < 2 * 0.71 / min(RADII)
+    assert browser.complaints() == []
 
 
 def test_numbered_points_carry_their_confidence(planted, tmp_path):

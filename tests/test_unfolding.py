@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from asic3d.canonical import cubic_basis
 from asic3d.coordinates import cell_centres
 from asic3d.unfolding import measure_distortion, unfold
 
@@ -67,6 +68,15 @@ def test_a_bend_that_all_photos_share_is_undone():
     assert before.mean_angle > 25 and after.mean_angle < 4
     assert before.mean_stretch > 1.2 and after.mean_stretch < 1.06
     assert after.folded == 0
+
+
+def test_the_spline_is_looked_up_as_exactly_as_is_said():
+    unfolding, _ = unfold(photos(bent, lambda cells: bent(0.9 * cells + 0.05)), object_weight(2))
+    places = 2.4 * (torch.rand(2000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5)
+    x, y = (cubic_basis((line / unfolding.reach).clamp(-1, 1), 8) for line in places.T)
+    exact = places + torch.einsum("ni,nj,ijd->nd", y, x, unfolding.control.reshape(8, 8, 2)) + unfolding.shift
+    assert (exact - places).abs().max() > 0.1
+    assert (unfolding(places) - exact).abs().max() < 3e-5
 
 
 def test_size_is_kept_and_the_object_is_centred():

@@ -1,6 +1,6 @@
 """The main pictures of a report as image files: one sheet each of colours, points and masks, all photos on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,46 +13,53 @@ from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 
 CELL = 320
 """Pixels of the longer side of a photo on a sheet."""
+_FULL = 40
+"""Photos whose pictures fill a sheet: those of more photos are drawn smaller."""
 _GAP = 12
 _LINE = 24  # pixels below a picture that has a caption
 _MARK = (214, 69, 0)
 
 
-def contact_sheets(views: list[View], samples: SampledMatches, parts: int) -> dict[str, Image.Image]:
-    """File name -> sheet: ``colours.jpg`` (each photo and its colouring), ``points.jpg``, ``masks.jpg``, ``parts.jpg``.
+def contact_sheets(views: list[View], samples: SampledMatches, parts: int) -> Iterator[tuple[str, Image.Image]]:
+    """File name and sheet: ``colours.jpg`` (photos and their colouring), ``points.jpg``, ``masks.jpg``, ``parts.jpg``.
 
-    ``parts`` is the number of parts, each of which the last sheet explains.
+    They are drawn one after the other; those of many photos are large. ``parts`` is the number of parts, each of which
+    the last sheet explains.
     """
-    reference = samples.reference()
-    return {
-        "colours.jpg": sheet_of(
-            [np.hstack([view.photo, coloured(view.photo, view.colours)]) for view in views], 2 * CELL
-        ),
-        "points.jpg": sheet_of([_numbered(view, views[reference], samples) for view in views], CELL),
-        "masks.jpg": sheet_of([cut_out(view.photo, view.mask) for view in views], CELL),
-        "parts.jpg": _with_key(sheet_of([_in_parts(view) for view in views], CELL), parts),
-    }
+    reference = views[samples.reference()]
+    cell = round(CELL * min(1.0, (_FULL / len(views)) ** 0.5))
+    beside = [np.hstack([view.photo, coloured(view.photo, view.colours)]) for view in views]
+    yield "colours.jpg", sheet_of(beside, 2 * cell, cell)
+    yield "points.jpg", sheet_of([_numbered(view, reference, samples) for view in views], cell, cell)
+    yield "masks.jpg", sheet_of([cut_out(view.photo, view.mask) for view in views], cell, cell)
+    yield "parts.jpg", _with_key(sheet_of([_in_parts(view) for view in views], cell, cell), parts)
 
 
 def sheet_of(
-    pictures: list[np.ndarray], cell: int, captions: Sequence[str] = (), marked: Sequence[bool] = ()
+    pictures: list[np.ndarray],
+    cell: int,
+    high: int = CELL,
+    *,
+    captions: Sequence[str] = (),
+    marked: Sequence[bool] = (),
 ) -> Image.Image:
-    """Pictures in rows on white, each shrunk into a cell that is ``cell`` wide and ``CELL`` high.
+    """Pictures in rows on white, each shrunk into a cell that is ``cell`` wide and ``high`` high.
 
     Args:
         pictures: (h, w, 3) uint8 each.
         cell: pixels.
+        high: pixels.
         captions: a line below each picture; none by default.
         marked: which pictures get a frame.
     """
-    columns = max(1, round((len(pictures) * CELL / cell) ** 0.5 + 0.49))
+    columns = max(1, round((len(pictures) * high / cell) ** 0.5 + 0.49))
     rows = -(-len(pictures) // columns)
-    height = CELL + _GAP + (_LINE if captions else 0)
+    height = high + _GAP + (_LINE if captions else 0)
     sheet = Image.new("RGB", (columns * (cell + _GAP) + _GAP, rows * height + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for place, picture in enumerate(pictures):
         image = Image.fromarray(picture)
-        image.thumbnail((cell, CELL))
+        image.thumbnail((cell, high))
         row, column = divmod(place, columns)
         left, top = _GAP + column * (cell + _GAP) + (cell - image.width) // 2, _GAP + row * height
         sheet.paste(image, (left, top))
@@ -96,9 +103,9 @@ def _with_key(sheet: Image.Image, parts: int) -> Image.Image:
 def _numbered(view: View, reference: View, samples: SampledMatches) -> np.ndarray:
     """The photo with the reference photo's first points, each with its number; guesses are rings."""
     source = reference.index
-    places = view.shrunk(samples.points[source][view.index][:NUMBERED])
-    confidence = samples.confidence[source][view.index][:NUMBERED]
-    colours = reference.hues(samples.points[source][source][:NUMBERED])
+    points, sure_of = samples.of(source)
+    places, confidence = view.shrunk(points[view.index][:NUMBERED]), sure_of[view.index][:NUMBERED]
+    colours = reference.hues(points[source][:NUMBERED])
     image = Image.fromarray(view.photo.copy())
     draw, radius = ImageDraw.Draw(image), 0.03 * max(view.size)
     font = ImageFont.load_default(max(6.0, 1.2 * radius))

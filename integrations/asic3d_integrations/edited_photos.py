@@ -132,7 +132,7 @@ def _written(
         yield EditedPhoto(name, places[name], float(layer[..., 3].mean()) / 255, covered)
     marked = [name == edited[0] for name in pictures]
     captions = [f"{name}: as painted" if mark else name for name, mark in zip(pictures, marked, strict=True)]
-    sheet = sheet_of(list(pictures.values()), CELL, captions, marked)
+    sheet = sheet_of(list(pictures.values()), CELL, captions=captions, marked=marked)
     atomic_write(inside(folder, SHEET), lambda file: sheet.save(file, "JPEG", quality=90))
     (folder / _UNFINISHED).unlink(missing_ok=True)
 

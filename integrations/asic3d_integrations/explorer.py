@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from asic3d import __version__, pictures, verdict
+from asic3d.adding import with_photos
 from asic3d.config import Progress, ProgressCallback
 from asic3d.errors import StorageError
 from asic3d.storage import RUN_FILE, sha256_of
@@ -26,6 +27,7 @@ from asic3d_integrations import explorer_maps as maps
 from asic3d_integrations.canonical_pictures import grid_picture
 from asic3d_integrations.report_pictures import View, jpeg, views_of, webp
 from asic3d_integrations.report_sections import title
+from asic3d_integrations.sampled_matches import spread_photos
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 PAGE = "explorer.html"
 TRACKS = Path("colmap") / "tracks.npz"
 """Where a run has tracks, if they were exported."""
+MOST_PHOTOS = 100
+"""Photos that the page holds: it knows the answers of every pair of them."""
 MOST_TRACKS = 4000
 """Tracks that the page holds: those in the most photos."""
 _SCRIPTS = ("explorer_maps.js", "explorer_drawing.js", "explorer.js")
@@ -56,7 +60,8 @@ def explorer_page(
     """The page.
 
     Args:
-        alignment: the alignment; nothing is fitted, points are only followed.
+        alignment: the alignment; nothing is fitted, points are only followed. Of more than ``MOST_PHOTOS`` photos so
+            many are shown, spread over all; the page says so.
         tracks: (L, 4) float64, as :func:`read_tracks` gives them.
         stamp: what the page is made from, as :func:`stamp_of` says.
         scene: address of the page in 3-D that it leads to; '' for none.
@@ -65,6 +70,8 @@ def explorer_page(
     Example:
         >>> Path("page.html").write_bytes(explorer_page(asic3d.load_alignment("asic3d_out")))  # doctest: +SKIP
     """
+    count = len(alignment.names)
+    alignment, tracks = _shown(alignment, tracks)
     views = views_of(alignment, side=480 if len(alignment.names) <= 16 else 400)
     samples = maps.sample_photos(alignment)
     blocks = []
@@ -82,7 +89,7 @@ def explorer_page(
         script_hash=_hash(script),
         style_hash=_hash(style),
         title=escape(title(alignment)),
-        facts=escape(" · ".join([f"{len(views)} photos", *verdict.doubts(alignment, ())])),
+        facts=escape(" · ".join([_counted(len(views), count), *verdict.doubts(alignment, ())])),
         scene=f'<a id="scene" href="{escape(scene)}">3-D</a>' if scene else "",
         scene_help=_SCENE_HELP if scene else _NO_SCENE_HELP,
         photos="\n".join(_photo(view, telling([view.name for view in views])) for view in views),
@@ -93,6 +100,23 @@ def explorer_page(
         ),
     )
     return page.encode("utf-8", "replace")  # a file name that is not valid Unicode must not cost the page
+
+
+def _shown(alignment: "Alignment", tracks: np.ndarray | None) -> "tuple[Alignment, np.ndarray | None]":
+    """The photos of the page, and the tracks in them."""
+    chosen = spread_photos(alignment, MOST_PHOTOS)
+    if len(chosen) == len(alignment.names):
+        return alignment, tracks
+    if tracks is not None:
+        tracks = tracks[np.isin(tracks[:, 1], chosen)]
+        tracks[:, 1] = np.searchsorted(chosen, tracks[:, 1])
+    return with_photos(alignment, [alignment.names[index] for index in chosen]), tracks
+
+
+def _counted(shown: int, count: int) -> str:
+    if shown == count:
+        return f"{count} photos"
+    return f"{shown} of {count} photos, from all over the collection; more would make this page too large"
 
 
 def stamp_of(run: Path, *, scene: str = "") -> str:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, from_numpy
 
 from asic3d.coordinates import pixels_to_normalised
+from asic3d.pictures import picture_size
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -113,12 +114,18 @@ def packed(values: np.ndarray) -> str:
 
 def sample_photos(alignment: "Alignment") -> list[Samples]:
     """The samples of every photo: those on the object and one around it; all of a photo without an object."""
-    masks = [alignment.mask(name) for name in alignment.names]
+    masks = [_reduced(alignment.mask(name)) for name in alignment.names]
     longest, found = LONGEST, _samples(alignment, masks, LONGEST)
     while sum(int(one.inside.sum()) for one in found) * (len(found) - 1) > _ANSWERS and longest > 8:
         longest = max(8, math.floor(longest * 0.95))
         found = _samples(alignment, masks, longest)
     return found
+
+
+def _reduced(mask: np.ndarray) -> np.ndarray:
+    """A mask as large as is needed, float32, so that the least cover is kept: full ones may be gigabytes."""
+    size = picture_size((mask.shape[1], mask.shape[0]), 8 * LONGEST)
+    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
 
 
 def _samples(alignment: "Alignment", masks: list[np.ndarray], longest: int) -> list[Samples]:

@@ -7,23 +7,29 @@
   const pictures = [...explorer.querySelectorAll("svg[data-photo]")];
   document.documentElement.classList.add("scripted");
 
-  const point = (source, target, index) => {
-    const [x, y, sure] = data.points[source][target].slice(3 * index, 3 * index + 3);
+  // Points of every photo were followed, or of some: elsewhere those of the reference photo are pointed at.
+  const home = (photo) => (data.sources.includes(photo) ? photo : data.reference);
+  const point = (source, photo, index) => {
+    const [x, y, sure] = data.points[data.sources.indexOf(source)][photo].slice(3 * index, 3 * index + 3);
     return { x, y, sure };
   };
-  const count = (source) => data.colours[source].length;
+  const count = (source) => data.colours[data.sources.indexOf(source)].length;
 
-  function nearest(source, x, y) {
+  function nearest(photo, x, y) {
+    const source = home(photo);
     let best = 0, least = Infinity;
     for (let index = 0; index < count(source); index++) {
-      const place = point(source, source, index);
+      const place = point(source, photo, index);
       const distance = (place.x - x) ** 2 + (place.y - y) ** 2;
       if (distance < least) [best, least] = [index, distance];
     }
     return best;
   }
 
+  let shown = "";
   function show(source, index) {
+    if (shown === `${source} ${index}`) return;
+    shown = `${source} ${index}`;
     explorer.classList.add("exploring");
     let found = 0;
     pictures.forEach((picture, target) => {
@@ -36,7 +42,7 @@
       circle.setAttribute("r", longest * (0.02 + 0.012 * strength));
       circle.setAttribute("opacity", 0.5 + 0.5 * strength);
       circle.classList.toggle("guess", sure < data.guess);
-      circle.style.setProperty("--hue", data.colours[source][index]);
+      circle.style.setProperty("--hue", data.colours[data.sources.indexOf(source)][index]);
       picture.querySelector(".live").replaceChildren(circle);
       if (target !== source && sure >= data.guess) found++;
     });
@@ -44,16 +50,18 @@
   }
 
   function clear() {
+    shown = "";
     explorer.classList.remove("exploring");
     pictures.forEach((picture) => picture.querySelector(".live").replaceChildren());
     status.textContent = "";
   }
 
-  pictures.forEach((picture, source) => {
+  pictures.forEach((picture, photo) => {
+    const source = home(photo);
     let current = 0;
     const move = (event) => {
       const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(picture.getScreenCTM().inverse());
-      current = nearest(source, place.x, place.y);
+      current = nearest(photo, place.x, place.y);
       show(source, current);
     };
     picture.addEventListener("pointermove", move);
@@ -65,18 +73,19 @@
       if (event.key === "Escape") clear();
       if (!step) return;
       event.preventDefault();
-      current = neighbour(source, current, step);
+      current = neighbour(photo, current, step);
       show(source, current);
     });
   });
   explorer.addEventListener("pointerleave", clear);
 
   // The closest point that lies rather in the direction of the arrow key than to its side; the same one where there is none.
-  function neighbour(source, index, [dx, dy]) {
-    const here = point(source, source, index);
+  function neighbour(photo, index, [dx, dy]) {
+    const source = home(photo);
+    const here = point(source, photo, index);
     let best = index, least = Infinity;
     for (let other = 0; other < count(source); other++) {
-      const place = point(source, source, other);
+      const place = point(source, photo, other);
       const along = (place.x - here.x) * dx + (place.y - here.y) * dy;
       const aside = Math.abs((place.x - here.x) * dy) + Math.abs((place.y - here.y) * dx);
       if (along > 0 && along >= aside && along + 2 * aside < least) [best, least] = [other, along + 2 * aside];

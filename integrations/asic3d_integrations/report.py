@@ -19,13 +19,15 @@ from asic3d_integrations import report_sections as sections
 from asic3d_integrations.canonical_pictures import grid_picture, heat_map_sheet, heat_maps
 from asic3d_integrations.contact_sheets import contact_sheets
 from asic3d_integrations.report_pictures import views_of
-from asic3d_integrations.sampled_matches import sample_matches
+from asic3d_integrations.sampled_matches import SOURCES, sample_matches
 
 if TYPE_CHECKING:
     from asic3d import Alignment
 
 
 PAGE = "report.html"
+_SOME, _MANY = 16, 40
+"""Photos above which pictures are smaller and fewer points are followed, and above which those of a few photos are."""
 
 
 def write_report(alignment: "Alignment", folder: str | Path) -> Path:
@@ -51,9 +53,10 @@ def write_report(alignment: "Alignment", folder: str | Path) -> Path:
 
 def report_files(alignment: "Alignment") -> dict[str, bytes]:
     """What :func:`write_report` writes: path in the run folder, with forward slashes, to content; the page last."""
-    many = len(alignment.names) > 16  # smaller pictures and fewer points keep the page at a few megabytes
-    views = views_of(alignment, side=440 if many else 640)
-    samples = sample_matches(alignment, count=60 if many else 120)
+    count = len(alignment.names)
+    many = count > _MANY
+    views = views_of(alignment, side=320 if many else 440 if count > _SOME else 640)
+    samples = sample_matches(alignment, count=60 if count > _SOME else 120, most=SOURCES if many else None)
     grid = alignment.canonical_grid
     heats = heat_maps(alignment, grid)
     parts = sections.sections(alignment, views, samples, heats)
@@ -64,7 +67,7 @@ def report_files(alignment: "Alignment") -> dict[str, bytes]:
     side = (2 * grid.resolution, 2 * grid.resolution)
     canonical = Image.fromarray(grid_picture(grid)).resize(side, Image.Resampling.BICUBIC)
     return {
-        **{f"figures/{name}": _picture(sheet, "JPEG", quality=88) for name, sheet in sheets.items()},
+        **{f"figures/{name}": _picture(sheet, "JPEG", quality=88) for name, sheet in sheets},
         "figures/canonical.png": _picture(canonical, "PNG"),
         "figures/distortion.png": _picture(heat_map_sheet(heats), "PNG"),
         GRID_FILE: grid_bytes(grid),

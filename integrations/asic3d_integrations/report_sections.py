@@ -3,22 +3,25 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asic3d import pictures, verdict
-from asic3d.canonical_grid import MappedPhoto, map_photos
+from asic3d.canonical_grid import map_photo
 from asic3d_integrations import canonical_pictures
 from asic3d_integrations.canonical_pictures import HeatMap
-from asic3d_integrations.report_pictures import View, png, webp
+from asic3d_integrations.report_pictures import View, png, two_at_a_time, webp
 from asic3d_integrations.sampled_matches import NUMBERED, SampledMatches
 
 if TYPE_CHECKING:
     from asic3d import Alignment
 
 _NOTHING = "nothing to compare"
+_WEAKEST = 24
+"""Photos in the table of which fits which, where there are too many for all of them."""
 
 
 def sections(
@@ -26,33 +29,38 @@ def sections(
 ) -> dict[str, str]:
     """The placeholders of ``report.html`` but those for version, style and script, with their HTML."""
     level, sentence = verdict.verdict(alignment)
-    reference = samples.reference()
-    mapped = map_photos(alignment, alignment.canonical_grid.resolution)
+    reference = views[samples.reference()]
+    compared = not verdict.shows_nothing(alignment)
     return {
         "title": escape(title(alignment)),
         "facts": _facts(alignment),
+        "extent": "some" if _followed_all(views, samples) else "many",
         "level": level,
         "level_word": level.capitalize(),
         "verdict": escape(sentence),
         "warnings": _warnings(alignment),
-        "photos": "\n".join(view.stored() for view in views),
+        "photos": "\n".join(two_at_a_time(View.stored, views)),
         "frame": _frame(alignment),
-        "pairs": "\n".join(_pair(view, compared=not verdict.shows_nothing(alignment)) for view in views),
-        "points_text": _points_text(views[reference], len(samples.points[reference][0])),
-        "points": "\n".join(_points(view, views[reference], samples, reference) for view in views),
+        "pairs": "\n".join(two_at_a_time(partial(_pair, compared=compared), views)),
+        "points_text": _points_text(views, reference, samples),
+        "points": "\n".join(_points(view, reference, samples) for view in views),
         "cutouts": "\n".join(_cutout(view) for view in views),
         "parts_key": _parts_key(alignment.config.parts),
-        "parts": "\n".join(_parts(view) for view in views),
+        "parts": "\n".join(two_at_a_time(_parts, views)),
         "canonical_text": _canonical_text(alignment),
         "canonical": _canonical(alignment, heats),
-        "repainted": "\n".join(_repainted(alignment, view, photo) for view, photo in zip(views, mapped, strict=True)),
+        "repainted": "\n".join(two_at_a_time(partial(_repainted, alignment), views)),
         "figures": _figures(alignment),
-        "confidence": escape(verdict.CONFIDENCE_MEANING),
-        "matrix": _matrix(views, samples.pair_confidence()),
+        "matrix_text": _matrix_text(views, samples),
+        "matrix": _matrix(views, samples),
         "timings": _timings(alignment.timings),
         "settings": _settings(alignment),
         "matches": _matches(views, samples),
     }
+
+
+def _followed_all(views: list[View], samples: SampledMatches) -> bool:
+    return len(samples.sources) == len(views)
 
 
 def title(alignment: "Alignment") -> str:
@@ -118,19 +126,26 @@ def _pair(view: View, *, compared: bool) -> str:
     )
 
 
-def _points_text(reference: View, available: int) -> str:
-    return (
+def _points_text(views: list[View], reference: View, samples: SampledMatches) -> str:
+    available = samples.of(reference.index)[0].shape[1]
+    text = (
         f"{min(NUMBERED, available)} places of photo {escape(reference.title)}, found again in every other photo under "
         "the same number. Large and solid is sure; small is less so; a hollow ring is a guess."
     )
+    if _followed_all(views, samples):
+        return text
+    return (
+        f"{text} Of these {len(views)} photos, points of {len(samples.sources)} were followed into all others; in the "
+        "rest, the nearest place of the photo named above is taken. <code>asic3d view</code> follows any point."
+    )
 
 
-def _points(view: View, reference: View, samples: SampledMatches, source: int) -> str:
+def _points(view: View, reference: View, samples: SampledMatches) -> str:
     """One photo with the reference photo's numbered points in it; the script adds the point that follows the mouse."""
-    places = view.shrunk(samples.points[source][view.index][:NUMBERED])
-    confidence = samples.confidence[source][view.index][:NUMBERED]
-    colours = reference.hues(samples.points[source][source][:NUMBERED])
-    radius = 0.026 * max(view.size)
+    points, sure_of = samples.of(reference.index)
+    places, confidence = view.shrunk(points[view.index][:NUMBERED]), sure_of[view.index][:NUMBERED]
+    colours = reference.hues(points[reference.index][:NUMBERED])
+    radius = (0.026 if len(points) == len(samples.sources) else 0.04) * max(view.size)  # those of many photos are small
     marks = "".join(
         _mark(place, number, colour, float(sure), radius)
         for number, (place, sure, colour) in enumerate(zip(places, confidence, colours, strict=True), 1)
@@ -139,7 +154,7 @@ def _points(view: View, reference: View, samples: SampledMatches, source: int) -
     label = f"Photo {view.title}: {sure} of {len(places)} points found with confidence"
     content = f'{view.use("photo")}<g class="numbers">{marks}</g><g class="live"></g>'
     picture = view.svg(content, label, f'tabindex="0" data-photo="{view.index}"')
-    note = '<span class="tag">the points come from here</span>' if view.index == source else ""
+    note = '<span class="tag">the points come from here</span>' if view.index == reference.index else ""
     return _framed(view, picture, note)
 
 
@@ -214,9 +229,11 @@ def _figure(picture: np.ndarray, caption: str, legend: str) -> str:
     return f'<figure>{image}<figcaption><span class="name">{escape(caption)}</span> {legend}</figcaption></figure>'
 
 
-def _repainted(alignment: "Alignment", view: View, photo: MappedPhoto) -> str:
+def _repainted(alignment: "Alignment", view: View) -> str:
     """A photo beside its object painted from the grid."""
-    grid = alignment.canonical_grid
+    grid, index = alignment.canonical_grid, view.index
+    canonical, confidence = alignment.canonical[index], alignment.confidence[index]
+    photo = map_photo(alignment.collection[index], canonical, confidence, view.mask, grid.resolution)
     width, height = view.size
     painted = canonical_pictures.repainted(grid, photo, (width // 2, height // 2))
     image = f'<image width="{width}" height="{height}" href="{webp(painted)}"/>'
@@ -250,17 +267,37 @@ def _figures(alignment: "Alignment") -> str:
     return f'<dl class="figures">{"".join(items)}</dl>'
 
 
-def _matrix(views: list[View], table: np.ndarray) -> str:
-    """The table of how surely points of one photo are found in another."""
-    head = "".join(f'<th scope="col" title="{escape(view.name)}">{view.index + 1}</th>' for view in views)
-    rows = []
-    for view in views:
+def _matrix_text(views: list[View], samples: SampledMatches) -> str:
+    """What :func:`_matrix` shows."""
+    if _followed_all(views, samples):
+        return (
+            f"How surely points of one photo (row) are found in another (column), in hundredths. "
+            f"{escape(verdict.CONFIDENCE_MEANING)} A pale row or column is a photo that shares little with the rest."
+        )
+    return (
+        f"How surely points of {len(samples.sources)} photos from all over the collection (column) are found in others "
+        f"(row), in hundredths. Of {len(views)} photos, the {min(_WEAKEST, len(views))} where they are found least are "
+        f"listed, the palest first. {escape(verdict.CONFIDENCE_MEANING)} A pale row is a photo that shares little with "
+        "the rest."
+    )
+
+
+def _matrix(views: list[View], samples: SampledMatches) -> str:
+    """The table of how surely points of one photo are found in another; of many photos, in those that fit worst."""
+    table, rows, columns = samples.pair_confidence(), views, views
+    if not _followed_all(views, samples):
+        table = table.T
+        rows = [views[index] for index in np.nanmean(table, 1).argsort(kind="stable")[:_WEAKEST]]
+        columns = [views[index] for index in samples.sources]
+    head = "".join(f'<th scope="col" title="{escape(view.name)}">{view.index + 1}</th>' for view in columns)
+    lines = []
+    for view in rows:
         cells = "".join(
             '<td class="self">·</td>' if np.isnan(sure) else f'<td style="--sure:{sure:.2f}">{100 * sure:.0f}</td>'
             for sure in table[view.index]
         )
-        rows.append(f'<tr><th scope="row">{escape(view.title)}</th>{cells}</tr>')
-    return f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        lines.append(f'<tr><th scope="row">{escape(view.title)}</th>{cells}</tr>')
+    return f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
 def _timings(timings: dict[str, float]) -> str:
@@ -285,10 +322,12 @@ def _matches(views: list[View], samples: SampledMatches) -> str:
         "guess": round(100 * verdict.GUESS),
         "sure": round(100 * verdict.SURE),
         "names": [view.title for view in views],
-        "colours": [view.hues(samples.points[view.index][view.index]) for view in views],
+        "sources": samples.sources,
+        "reference": samples.reference(),
+        "colours": [views[source].hues(samples.of(source)[0][source]) for source in samples.sources],
         "points": [
-            [_flat(view, samples.points[source][view.index], samples.confidence[source][view.index]) for view in views]
-            for source in range(len(samples))
+            [_flat(view, points[view.index], confidence[view.index]) for view in views]
+            for points, confidence in zip(samples.points, samples.confidence, strict=True)
         ],
     }
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""Points spread over each photo's object and followed into every other photo: what the report shows and counts."""
+"""Points spread over photos' objects and followed into every other photo: what the report shows and counts."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from asic3d.coordinates import cell_centres, normalised_to_pixels
+from asic3d.verdict import photo_fits
 
 if TYPE_CHECKING:
     from asic3d import Alignment
@@ -15,52 +16,73 @@ NUMBERED = 12
 """Points of the reference photo that are drawn with a number in all photos."""
 
 
+SOURCES = 12
+"""Photos whose points are followed, where there are too many photos to follow those of all."""
+
+
 @dataclass(frozen=True, eq=False)
 class SampledMatches:
-    """Where points of each photo lie in all photos.
+    """Where points of some photos lie in all photos.
 
     Attributes:
-        points: one (N, n, 2) float32 for each source photo: its n points in each of the N photos, original pixels.
-        confidence: one (N, n) float32 in [0, 1] for each source photo; 1 in the source itself.
+        sources: the photos whose points were followed, by index, in order.
+        points: one (N, n, 2) float32 for each source: its n points in each of the N photos, original pixels.
+        confidence: one (N, n) float32 in [0, 1] for each source; 1 in the source itself.
     """
 
+    sources: tuple[int, ...]
     points: tuple[np.ndarray, ...]
     confidence: tuple[np.ndarray, ...]
 
-    def __len__(self) -> int:
-        return len(self.points)
+    def of(self, source: int) -> tuple[np.ndarray, np.ndarray]:
+        """The points of one of the sources, by its index among all photos, and their confidence."""
+        place = self.sources.index(source)
+        return self.points[place], self.confidence[place]
 
     def pair_confidence(self) -> np.ndarray:
-        """(N, N) float: mean confidence of the points of photo i (row) in photo j (column); NaN on the diagonal."""
+        """(S, N) float: mean confidence of the points of each source (row) in each photo; NaN for itself."""
         table = np.array([confidence.mean(1) for confidence in self.confidence])
-        np.fill_diagonal(table, np.nan)
+        table[np.arange(len(self.sources)), self.sources] = np.nan
         return table
 
     def reference(self) -> int:
-        """The photo whose points are found most surely in the others."""
-        return int(np.nanmean(self.pair_confidence(), 1).argmax())
+        """The source whose points are found most surely in the others, by its index among all photos."""
+        return self.sources[int(np.nanmean(self.pair_confidence(), 1).argmax())]
 
 
-def sample_matches(alignment: "Alignment", count: int) -> SampledMatches:
+def sample_matches(alignment: "Alignment", count: int, *, most: int | None = None) -> SampledMatches:
     """Follows up to ``count`` points of each photo into all others.
 
     The points of a photo are ordered so that any first few of them are spread over the whole object.
+
+    Args:
+        alignment: N photos.
+        count: most points of a photo.
+        most: photos whose points are followed at most; all of them by default.
     """
+    sources = spread_photos(alignment, len(alignment.names) if most is None else most)
+    names = [alignment.names[index] for index in sources]
+    starts = {
+        name: normalised_to_pixels(_spread(alignment, index, count), alignment.sizes[index])
+        for name, index in zip(names, sources, strict=True)
+    }
+    found = [answers for _, answers in alignment.transfer_all(starts)]
     points, confidence = [], []
-    for index in range(len(alignment.names)):
-        start = normalised_to_pixels(_spread(alignment, index, count), alignment.sizes[index])
-        followed = [_follow(alignment, start, index, target) for target in range(len(alignment.names))]
-        points.append(np.stack([place for place, _ in followed]))
-        confidence.append(np.stack([sure for _, sure in followed]))
-    return SampledMatches(tuple(points), tuple(confidence))
+    for name, index in zip(names, sources, strict=True):
+        points.append(np.stack([answers[name][0].numpy() for answers in found]).astype(np.float32))
+        confidence.append(np.stack([answers[name][1].numpy() for answers in found]).astype(np.float32))
+        points[-1][index], confidence[-1][index] = starts[name].numpy(), 1
+    return SampledMatches(sources, tuple(points), tuple(confidence))
 
 
-def _follow(alignment: "Alignment", start: Tensor, source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points of one photo in another: (n, 2) original pixels and (n,) confidence."""
-    if source == target:
-        return start.numpy().astype(np.float32), np.ones(len(start), np.float32)
-    found = alignment.transfer(start, source=alignment.names[source], target=alignment.names[target])
-    return np.asarray(found.points, np.float32), np.asarray(found.confidence, np.float32)
+def spread_photos(alignment: "Alignment", most: int) -> tuple[int, ...]:
+    """All photos by index or, of more than ``most``, the one that fits best in each of so many equal stretches."""
+    count = len(alignment.names)
+    if count <= most:
+        return tuple(range(count))
+    fits = np.array(photo_fits(alignment))
+    stretches = np.array_split(np.arange(count), most)
+    return tuple(int(some[fits[some].argmax()]) for some in stretches)
 
 
 def _spread(alignment: "Alignment", index: int, count: int) -> Tensor:
