@@ -1,4 +1,4 @@
-"""Which photos are matched with which: each with those that look most like it."""
+"""Which photos are matched with which: each with those that look most like it, and not all alike themselves."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from asic3d.extras import load_extra
 
 _SAMPLE = 64
 """Cells of each photo that stand for it."""
-_NEIGHBOURS = 128
+_NEIGHBOURS = 256
 """Nearest cells of each cell that the approximate search looks for, in all photos."""
 _LISTS, _PROBES = 4, 8
 """Clusters of cells in the index, for each root of their number, and how many of them are searched."""
@@ -17,8 +17,11 @@ _LISTS, _PROBES = 4, 8
 def choose_pairs(descriptors: Tensor, cells: Cells, partners: int, search: str = "exact") -> Tensor:
     """The pairs of photos to match: each photo with those whose objects look most like its own.
 
-    Photos are compared by the mean similarity of their cells' nearest neighbours among a sample of cells. A chain
-    through the most similar photos is added, so that no group of photos is cut off from the rest.
+    Photos are compared by the mean similarity of their cells' nearest neighbours among a sample of cells. A third of a
+    photo's partners are the most similar ones. After them a photo that looks more like a partner than like the photo
+    itself is passed over as long as there are others, as in a relative neighbourhood graph: else the partners of a
+    photo in a burst would all be of that burst. A chain through the most similar photos is added, so that no group of
+    photos is cut off from the rest.
 
     Args:
         descriptors: (N, G * G, D) float32, unit length.
@@ -40,10 +43,23 @@ def choose_pairs(descriptors: Tensor, cells: Cells, partners: int, search: str =
     alike = approximate_similarity(few) if search == "approximate" else exact_similarity(few)
     alike = alike + alike.T
     alike.fill_diagonal_(-torch.inf)
-    chosen = torch.zeros(count, count, dtype=torch.bool, device=descriptors.device)
-    chosen.scatter_(1, alike.topk(partners, dim=1).indices, True)
+    chosen = partners_of(alike, partners)
     _add_tree(chosen, alike)
     return upper[(chosen | chosen.T)[upper[:, 0], upper[:, 1]]]
+
+
+def partners_of(alike: Tensor, partners: int) -> Tensor:
+    """(N, N) bool: in each row that many partners of the photo, from symmetric similarities, -inf on the diagonal."""
+    photos = torch.arange(len(alike), device=alike.device)
+    chosen, passed = torch.zeros_like(alike, dtype=torch.bool), torch.zeros_like(alike, dtype=torch.bool)
+    for number in range(partners):
+        left = alike.masked_fill(chosen, -torch.inf)
+        others = left.masked_fill(passed, -torch.inf) if number >= partners // 3 else left
+        nobody = others.isneginf().all(1, keepdim=True)
+        best = torch.where(nobody, left, others).argmax(1)
+        chosen[photos, best] = True
+        passed |= alike[best] >= alike
+    return chosen
 
 
 def sampled_cells(descriptors: Tensor, cells: Cells) -> Tensor:

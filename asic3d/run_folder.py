@@ -142,7 +142,7 @@ def _tensors(alignment: Alignment) -> dict[str, Tensor]:
         "canonical": space.canonical,
         "foreground": space.foreground,
         "valid": space.valid,
-        "features": alignment.features.half(),
+        "features": _packed(alignment.features),
         "confidence": alignment.confidence.flatten(1),
         "projection": placing.projection,
         "mean": placing.mean,
@@ -261,6 +261,15 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
         pairs=facts.whole_number("pairs", 10**6, default=count * (count - 1) // 2),
         origin=Origin(folder.resolve(), facts.text("tensors_sha256")),
     )
+
+
+def _packed(values: Tensor) -> Tensor:
+    """(N, ...) float32 values, perhaps in a file, as float16."""
+    found = torch.empty(values.shape, dtype=torch.float16)
+    for place, some in zip(found.split(_PHOTOS), values.split(_PHOTOS), strict=True):
+        place.copy_(some)
+        forget()
+    return found
 
 
 def _unpacked(values: Tensor) -> Tensor:

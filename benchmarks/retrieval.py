@@ -1,4 +1,4 @@
-"""The exact and the approximate search for similar photos: seconds, and how many of the partners are the same.
+"""The exact and the approximate search for similar photos: seconds, and how similar the partners are that they find.
 
 python benchmarks/retrieval.py RUN [--copies 1 2 4]
 
@@ -32,12 +32,6 @@ def sampled(run: Path) -> torch.Tensor:
     return retrieval.sampled_cells(descriptors, cells)
 
 
-def partners(alike: torch.Tensor, count: int) -> set[tuple[int, int]]:
-    """The most similar photos of each photo."""
-    both = (alike + alike.T).fill_diagonal_(-torch.inf)
-    return {(photo, other) for photo in range(len(both)) for other in both[photo].topk(count).indices.tolist()}
-
-
 def main() -> None:
     """Prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,19 +41,24 @@ def main() -> None:
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     few, random = sampled(arguments.run), torch.manual_seed(0)
-    print("| photos | exact, s | approximate, s | the same partners |\n|---|---|---|---|")
+    print("| photos | exact, s | approximate, s | the same partners | similarity, exact | approximate |")
+    print("|---" * 6 + "|")
     for copies in arguments.copies:
         photos = few.repeat(copies, 1, 1)
         if copies > 1:
             photos = F.normalize(photos + _NOISE * torch.randn(photos.shape, generator=random), dim=2)
-        seconds, found = [], []
+        seconds, found, known = [], [], torch.empty(0)
         for search in (retrieval.exact_similarity, retrieval.approximate_similarity):
             start = time.perf_counter()
             alike = search(photos)
             seconds.append(time.perf_counter() - start)
-            found.append(partners(alike, 7))
-        same = len(found[0] & found[1]) / len(found[0])
-        print(f"| {len(photos)} | {seconds[0]:.1f} | {seconds[1]:.1f} | {100 * same:.1f} % |", flush=True)
+            both = (alike + alike.T).fill_diagonal_(-torch.inf)
+            found.append(retrieval.partners_of(both, 7))
+            known = known if len(known) else both / 2
+        same = float((found[0] & found[1]).sum() / found[0].sum())
+        cells = [f"{one:.1f}" for one in seconds] + [f"{100 * same:.0f} %"]
+        cells += [f"{float(known[partners].mean()):.3f}" for partners in found]
+        print(f"| {len(photos)} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -526,6 +526,13 @@ def test_other_tracks_are_refused(tmp_path, change):
         read_tracks(path, ("a.jpg", "b.jpg", "c.jpg"), SIZES)
 
 
+def test_tracks_that_unpack_to_more_than_they_could_are_refused_before_that(tmp_path, monkeypatch):
+    path = tracks_file(tmp_path / "tracks.npz")
+    monkeypatch.setattr("asic3d_integrations.explorer._LARGEST", 100)
+    with pytest.raises(StorageError, match="is damaged, or of another run"):
+        read_tracks(path, ("a.jpg", "b.jpg", "c.jpg"), SIZES)
+
+
 def test_a_page_knows_what_it_was_made_from(planted, tmp_path):
     _, page = planted
     assert is_made_from(page, "0" * 64) and not is_made_from(page, "1" * 64)

@@ -33,6 +33,17 @@ def alike(descriptors, cells, count=64):
     return total + total.T
 
 
+def slow_partners(similar, photo, count):
+    """The partners of a photo, one after the other."""
+    order = sorted(set(range(len(similar))) - {photo}, key=lambda other: -similar[photo, other])
+    found = []
+    for number in range(count):
+        left = [other for other in order if other not in found]
+        apart = [other for other in left if all(similar[other, one] < similar[photo, other] for one in found)]
+        found.append((apart or left)[0] if number >= count // 3 else left[0])
+    return found
+
+
 @pytest.mark.parametrize("partners", [1, 2, 3])
 def test_each_photo_is_paired_with_the_most_similar_ones_and_all_hang_together(partners):
     groups = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])  # two kinds of photos that look little like each other
@@ -45,14 +56,13 @@ def test_each_photo_is_paired_with_the_most_similar_ones_and_all_hang_together(p
     assert len(edges) == len(pairs)
     assert pairs.tolist() == sorted(pairs.tolist())
     similar = alike(descriptors, cells).fill_diagonal_(-torch.inf)
-    wanted = {(min(i, j), max(i, j)) for i in range(8) for j in similar[i].topk(partners).indices.tolist()}
+    wanted = {(min(i, j), max(i, j)) for i in range(8) for j in slow_partners(similar, i, partners)}
     assert wanted <= edges
     assert len(edges - wanted) <= 7  # a tree of 8
     bridges = [(i, j) for i, j in edges if groups[i] != groups[j]]
-    assert len(bridges) == 1  # the one that the tree needs
-    i, j = bridges[0]
     across = similar[:4, 4:]
-    assert similar[i, j] == across.max()
+    assert bridges
+    assert max(similar[i, j] for i, j in bridges) == across.max()  # the one that the tree needs is among them
     reached = {0}
     for _ in range(8):
         reached |= {b for a, b in edges if a in reached} | {a for a, b in edges if b in reached}
@@ -65,6 +75,15 @@ def test_few_photos_are_all_paired(partners):
     assert choose_pairs(descriptors, pack_cells(mask), partners).tolist() == torch.triu_indices(4, 4, 1).T.tolist()
 
 
+def test_photos_of_a_burst_are_matched_beyond_it():
+    shots = unit(6, GRID**2, 16, seed=7)  # six shots, eight photos of each that hardly differ
+    noise = 0.01 * torch.randn(6, 8, GRID**2, 16, generator=torch.manual_seed(8))
+    descriptors = F.normalize(shots[:, None] + noise, dim=3).flatten(0, 1)
+    pairs = choose_pairs(descriptors, pack_cells(torch.ones(48, GRID, GRID, dtype=torch.bool)), 5)
+    across = {(a // 8, b // 8) for a, b in pairs.tolist() if a // 8 != b // 8}
+    assert len(across) > 5  # a chain alone would have five
+
+
 def groups_of_photos(groups, photos, grid=8):
     """Photos of several things, each of which looks like itself."""
     base = unit(groups, grid**2, 32, seed=1).repeat_interleave(photos, 0)
@@ -72,14 +91,15 @@ def groups_of_photos(groups, photos, grid=8):
     return descriptors, pack_cells(torch.ones(groups * photos, grid, grid, dtype=torch.bool))
 
 
-def test_an_approximate_search_finds_nearly_the_same_pairs():
+def test_an_approximate_search_finds_photos_that_are_nearly_as_similar():
     pytest.importorskip("faiss")
     descriptors, cells = groups_of_photos(8, 8)
-    exact, found = (
-        set(map(tuple, choose_pairs(descriptors, cells, 7, search).tolist())) for search in ("exact", "approximate")
-    )
-    assert len(exact & found) >= 0.95 * len(exact)
-    assert found == set(map(tuple, choose_pairs(descriptors, cells, 7, "approximate").tolist()))
+    few = retrieval.sampled_cells(descriptors, cells)
+    exact = retrieval.exact_similarity(few)
+    found = [choose_pairs(descriptors, cells, 7, search) for search in ("exact", "approximate", "approximate")]
+    likeness = [float((exact + exact.T)[pairs[:, 0], pairs[:, 1]].mean()) for pairs in found]
+    assert likeness[1] > 0.9 * likeness[0]
+    assert torch.equal(found[1], found[2])
 
 
 def test_a_search_of_everything_is_the_exact_one(monkeypatch):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PAGE = "explorer.html"
 TRACKS = Path("colmap") / "tracks.npz"
 """Where a run has tracks, if they were exported."""
+_LARGEST = 2**30  # bytes of unpacked tracks
 MOST_PHOTOS = 100
 """Photos that the page holds: it knows the answers of every pair of them."""
 MOST_TRACKS = 4000
@@ -176,7 +177,9 @@ def read_tracks(path: Path, names: tuple[str, ...], sizes: tuple[tuple[int, int]
     """
     damaged = StorageError(f"'{path}' is damaged, or of another run. Make it again with export-colmap --overwrite.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # numpy leaves a bad one open
+            if sum(member.file_size for member in file.zip.infolist()) > _LARGEST:
+                raise damaged
             arrays = {name: file[name] for name in _ARRAYS}
     except Exception:  # numpy and zip raise whatever comes up in a damaged file
         raise damaged from None

@@ -81,11 +81,13 @@ def write_run(alignment: "Alignment", run: Path, progress: "Callable[[Progress],
         StorageError: the folder can't be written.
     """
     from asic3d.config import Progress
+    from asic3d.scratch import give_back
     from asic3d_integrations.report import report_files
 
     start = time.perf_counter()
     report = report_files(alignment)
     progress(Progress("report", 1, 1))
+    give_back()
     reported = time.perf_counter()
     alignment.save(run, overwrite=True, others=report)
     (run / CHECKPOINT).unlink(missing_ok=True)
