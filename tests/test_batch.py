@@ -15,9 +15,10 @@ from cli_runner import run as asic3d
 from asic3d.errors import CollectionError, StorageError
 from asic3d.storage import read_json, write_json
 from asic3d_integrations.batch.batch import Event, run_batch
-from asic3d_integrations.batch.index import index_page
+from asic3d_integrations.batch.index import index_page, shared_warnings
 from asic3d_integrations.batch.plan import Job, find_collections, find_masks
-from asic3d_integrations.batch.processes import on_this_machine
+from asic3d_integrations.batch.processes import fitting, on_this_machine
+from asic3d_integrations.batch.work import align_collection
 
 
 def stops(_: Job) -> dict:
@@ -118,6 +119,25 @@ def test_what_is_finished_is_skipped_and_what_failed_waits_for_retry(three, tmp_
     assert third.asked == ["cup"]
 
 
+def test_what_could_not_be_written_is_tried_again(three, tmp_path):
+    def full(_):
+        return {"state": "failed", "error": "The disk is full.", "passing": True}
+
+    run_batch(three, tmp_path / "runs", Pretended(cup=full))
+    again = Pretended()
+    assert states(run_batch(three, tmp_path / "runs", again))["cup"] == "finished"
+    assert again.asked == ["cup"]
+
+
+def test_a_place_that_can_not_be_written_is_no_fault_of_the_collection(tmp_path):
+    job = job_of(photos_in(tmp_path / "photos" / "mug"), tmp_path / "runs")
+    job.run.parent.mkdir()
+    job.run.write_text("a file")
+    outcome = align_collection(job)
+    assert outcome["state"] == "failed" and outcome["passing"]
+    assert "is a file" in outcome["error"]
+
+
 @pytest.mark.parametrize("change", ["photo", "more", "setting", "strict", "mask"])
 def test_what_has_changed_is_done_again(change, three, tmp_path):
     for job in three:
@@ -172,6 +192,30 @@ def test_folders_and_records_that_are_not_ours_are_refused(three, tmp_path):
         run_batch(three, tmp_path / "runs", Pretended())
 
 
+def test_runs_are_not_written_among_the_photos(three, tmp_path):
+    photos = tmp_path / "photos"
+    with pytest.raises(CollectionError, match=r"holds the collections: the runs need a folder of their own\."):
+        find_collections(photos, photos)
+    (tmp_path / "list.txt").write_text("photos/mug\n")
+    with pytest.raises(CollectionError, match=r"^The run of 'mug' would be written among its photos\."):
+        find_collections(tmp_path / "list.txt", photos)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"is a file\. Choose a folder for the runs with -o\.$"):
+        run_batch(three, tmp_path / "file", Pretended())
+
+
+def test_a_listed_folder_that_is_not_there_fails_alone(tmp_path):
+    gone, mug = tmp_path / "gone", photos_in(tmp_path / "mug")
+    assert fitting([gone, mug], QUICK) >= 1
+    records = run_batch(
+        [job_of(gone, tmp_path / "runs"), job_of(mug, tmp_path / "runs")],
+        tmp_path / "runs",
+        lambda waiting: on_this_machine(waiting, 1),
+    )
+    assert states(records) == {"gone": "failed", "mug": "finished"}
+    assert records["gone"]["error"].startswith("There is no folder")
+
+
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +233,18 @@ def test_the_page_leads_to_every_report_and_trusts_no_text(tmp_path):
     assert page.index("mug") < page.index("&lt;b&gt;"), "what failed comes first"
     assert "&lt;script&gt;" in page and "<script" not in page and "<i>" not in page
     assert "2 collections · 1 failed · 1 finished" in page
+
+
+def test_what_is_said_of_all_is_said_once(tmp_path):
+    records = {
+        name: {"state": "finished", "run": name, "photos": 3, "warnings": ["The same.", f"Of {name}."]}
+        for name in ("cup", "mug")
+    }
+    assert shared_warnings(records) == ["The same."]
+    page = index_page(records, tmp_path).decode()
+    assert page.count("The same.") == page.count("Of mug.") == 1
+    assert page.index("The same.") < page.index("<table")
+    assert shared_warnings({"cup": records["cup"], "mug": {"state": "failed", "error": "No."}}) == []
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------

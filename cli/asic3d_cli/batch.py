@@ -67,6 +67,7 @@ def batch(
     """
     from asic3d.config import Progress
     from asic3d_integrations.batch.batch import run_batch
+    from asic3d_integrations.batch.index import shared_warnings
     from asic3d_integrations.batch.plan import INDEX, find_collections, find_masks
 
     if ray is not None and at_once is not None:
@@ -89,7 +90,10 @@ def batch(
     if console.as_json:
         console.emit({"runs": runs, "index": runs / INDEX, "failed": failed, "collections": records})
     else:
-        console.show("", _table(records), "", f"Index  {runs / INDEX}")
+        shared = shared_warnings(records)
+        for sentence in shared:
+            console.warn(sentence)
+        console.show("", _table(records, shared), "", f"Index  {runs / INDEX}")
     if failed:
         _say_failed(console, failed, len(records))
 
@@ -131,7 +135,7 @@ def _line(event: "Event") -> str:
     return f"{name}: {record['verdict']['level']}, {record['photos']} photos, {record['seconds']:.1f} s"
 
 
-def _table(records: dict[str, dict[str, Any]]) -> "Table":
+def _table(records: dict[str, dict[str, Any]], shared: list[str]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -150,7 +154,7 @@ def _table(records: dict[str, dict[str, Any]]) -> "Table":
             Text(word, style=_STYLES.get(word, "")),
             str(record.get("photos", "")),
             f"{quality['confidence']:.2f}" if quality.get("confidence") is not None else "",
-            str(len(record.get("warnings", ()))) if state == "finished" else "",
+            str(sum(sentence not in shared for sentence in record.get("warnings", ()))) if state == "finished" else "",
             "" if seconds is None else f"{seconds:.1f}",
         )
     return table

@@ -59,7 +59,8 @@ def run_batch(
     """Aligns each collection that is not finished, and writes ``batch.json`` after each and ``index.html`` at the end.
 
     A finished run of the same photos, masks and settings is left as it is; one whose photos or settings have changed is
-    made again. A collection that failed is not tried again before something about it changes, or ``retry`` is set.
+    made again. A collection that failed is not tried again before something about it changes, or ``retry`` is set; one
+    that could not be written, on a full disk for example, is.
 
     Args:
         jobs: the collections.
@@ -81,6 +82,8 @@ def run_batch(
     runs = Path(runs)
     if is_run_folder(runs):
         raise StorageError(f"'{runs}' is the run of one collection. Choose another folder with -o.")
+    if runs.is_file():
+        raise StorageError(f"'{runs}' is a file. Choose a folder for the runs with -o.")
     with clear_write_errors(runs):
         runs.mkdir(parents=True, exist_ok=True)
     with hold_run(runs):
@@ -107,7 +110,7 @@ def _still_to_do(
         same = record.get("inputs", inputs) == inputs
         if same and job.is_finished():
             state = FINISHED
-        elif same and not retry and record.get("state") == FAILED:
+        elif same and not retry and record.get("state") == FAILED and not record.get("passing"):
             state = FAILED
         else:
             waiting.append((job, inputs))

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -37,16 +37,24 @@ def index_page(records: Mapping[str, Mapping[str, Any]], runs: Path) -> bytes:
     counts = {state: sum(record["state"] == state for record in records.values()) for state in _ORDER}
     said = [f"{count} {state}" for state, count in counts.items() if count]
     ordered = sorted(records.items(), key=lambda item: (_ORDER.index(item[1]["state"]), item[0].casefold()))
+    shared = shared_warnings(records)
     page = Template(_read("batch.html")).substitute(
         version=__version__,
         style=_read("report.css") + _read("batch.css"),
         facts=" · ".join([f"{len(records)} collections", *said]),
-        rows="\n".join(_row(name, record, runs) for name, record in ordered),
+        shared="".join(f"<p>{escape(sentence)}</p>" for sentence in shared),
+        rows="\n".join(_row(name, record, runs, shared) for name, record in ordered),
     )
     return page.encode("utf-8", "replace")
 
 
-def _row(name: str, record: Mapping[str, Any], runs: Path) -> str:
+def shared_warnings(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is to be said of every collection that was aligned, and so better once; nothing where there is only one."""
+    said = [list(record.get("warnings", ())) for record in records.values() if record["state"] == "finished"]
+    return [sentence for sentence in said[0] if all(sentence in one for one in said)] if len(said) > 1 else []
+
+
+def _row(name: str, record: Mapping[str, Any], runs: Path, shared: Collection[str]) -> str:
     run, state = str(record.get("run", name)), record["state"]
     title = escape(spelled(name))
     if _file_of(runs, f"{run}/report.html"):
@@ -61,12 +69,13 @@ def _row(name: str, record: Mapping[str, Any], runs: Path) -> str:
         f'<td class="number">{_number(record.get("photos"), "d")}</td>'
         f'<td class="number">{_number((record.get("quality") or {}).get("confidence"), ".2f")}</td>'
         f'<td class="number">{_number(record.get("seconds"), ".1f")}</td>'
-        f"<td>{_notes(record, verdict)}</td></tr>"
+        f"<td>{_notes(record, verdict, shared)}</td></tr>"
     )
 
 
-def _notes(record: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
-    sentences = [record["error"]] if record.get("error") else [verdict.get("text", ""), *record.get("warnings", ())]
+def _notes(record: Mapping[str, Any], verdict: Mapping[str, Any], shared: Collection[str]) -> str:
+    own = [sentence for sentence in record.get("warnings", ()) if sentence not in shared]
+    sentences = [record["error"]] if record.get("error") else [verdict.get("text", ""), *own]
     return "".join(f"<p>{escape(str(sentence))}</p>" for sentence in sentences if sentence)
 
 

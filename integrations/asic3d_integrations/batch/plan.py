@@ -88,6 +88,10 @@ def find_collections(source: str | Path, runs: str | Path) -> dict[str, Path]:
         CollectionError: there is none, a name is that of two, or it can't be that of a folder in ``runs``.
     """
     source, runs = Path(source).absolute(), Path(runs).absolute()
+    if source.is_dir() and runs.resolve() == source.resolve():
+        raise CollectionError(
+            f"'{runs}' holds the collections: the runs need a folder of their own. Choose one with -o."
+        )
     found = list(_listed_in(source) if source.is_file() else _below(source, runs))
     if not found:
         what = "names no folder" if source.is_file() else "holds no folder of photos"
@@ -100,6 +104,8 @@ def find_collections(source: str | Path, runs: str | Path) -> dict[str, Path]:
             raise CollectionError(
                 f"No folder can be called {shown(str(folder))}, as '{source}' has it. Mend that line."
             )
+        if (runs / name).resolve() == folder.resolve():
+            raise CollectionError(f"The run of {shown(name)} would be written among its photos. Choose another -o.")
         first = seen.setdefault(composed(name).casefold(), name)
         if name in collections or first != name:
             raise CollectionError(

@@ -52,7 +52,7 @@ def fitting(folders: Sequence[Path], config: AlignmentConfig) -> int:
 def _count(folder: Path) -> int:
     try:
         return len(find_photos(folder).photos)
-    except CollectionError:  # which the batch will say of it
+    except (CollectionError, OSError):  # which the batch will say of it
         return 0
 
 
@@ -87,9 +87,23 @@ def _started(job: Job) -> tuple[SpawnProcess, Connection]:
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, theirs), name=f"asic3d {job.name}", daemon=True)
-    process.start()
+    with _undisturbed():
+        process.start()
     theirs.close()  # so that its end is seen when the process is gone
     return process, ours
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits, and does not reach the processes that are begun meanwhile: not yet listening, they would die."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _answer(process: SpawnProcess, answers: Connection) -> Outcome:

@@ -6,14 +6,15 @@ import traceback
 import warnings
 from typing import Any
 
-from asic3d.errors import Asic3dError, Asic3dWarning
+from asic3d.errors import Asic3dError, Asic3dWarning, StorageError
 from asic3d_integrations.batch.plan import Job
 
 _PATIENCE = 60.0  # seconds; what a batch left that was killed takes a while to end
 FINISHED, FAILED = "finished", "failed"
 Outcome = dict[str, Any]
 """What became of a collection, as ``batch.json`` has it: ``state``, and with it either what is known of the run
-(``photos``, ``left_out``, ``backbone``, ``verdict``, ``quality``, ``warnings``, ``seconds``) or the ``error``."""
+(``photos``, ``left_out``, ``backbone``, ``verdict``, ``quality``, ``warnings``, ``seconds``) or the ``error``, with
+``passing`` where the place of the run was at fault."""
 
 
 def align_collection(job: Job) -> Outcome:
@@ -27,6 +28,8 @@ def align_collection(job: Job) -> Outcome:
     start = time.perf_counter()
     try:
         return {"state": FINISHED, **_aligned(job), "seconds": time.perf_counter() - start}
+    except StorageError as error:  # tried again the next time: nothing about the collection has to change for it
+        return failed(str(error), passing=True, seconds=time.perf_counter() - start)
     except Asic3dError as error:
         return failed(str(error), seconds=time.perf_counter() - start)
     except Exception as error:
