@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from asic3d.errors import BackboneError
+from asic3d.reading import read_bounded
+
+_LARGEST = 16 * 2**30  # bytes of weights
 
 HUB_FILE = "model.safetensors"
 """The file that holds the weights in timm's repositories on the Hugging Face Hub."""
@@ -36,7 +39,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
         BackboneError: no such file, or not a checkpoint.
     """
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, _LARGEST)
     except OSError as error:
         raise unreadable(path, error) from None
     return _unwrap(_parse(path, content), path), hashlib.sha256(content).hexdigest()

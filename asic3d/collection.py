@@ -408,10 +408,7 @@ def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
     """Sentences about photos that can be used but will not help."""
     notes = []
     if len(photos) > MOST_PHOTOS:
-        notes.append(
-            f"There are {len(photos)} photos: aligning more than {MOST_PHOTOS} takes minutes. For a first look take "
-            "some of them; 'asic3d add' brings in others."
-        )
+        notes.append(f"There are {len(photos)} photos: aligning more than {MOST_PHOTOS} takes minutes.")
     bare = [photo for photo in photos if not photo.holds_shapes]
     empty = {photo.name for photo in bare}
     if not bare and same_picture([photo.pixels for photo in photos]):

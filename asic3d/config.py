@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from asic3d.errors import ConfigError
+from asic3d.reading import read_text_bounded
+
+_LARGEST_FILE = 2**20  # bytes of settings
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        found = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        found = tomllib.loads(read_text_bounded(path, _LARGEST_FILE))
     except OSError as error:
         raise ConfigError(f"The settings '{path}' can't be read ({error.strerror or error}). Check the path.") from None
     except UnicodeDecodeError:

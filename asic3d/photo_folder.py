@@ -14,6 +14,8 @@ _LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".heic", "
 _LOSSLESS = {".png", ".apng", ".tif", ".tiff", ".bmp", ".dib", ".gif"}
 SUFFIXES = frozenset(_LOSSY | _LOSSLESS)
 """Endings of the files that are taken for photos, in lower case."""
+_LONGEST = 255 - len(".png")
+"""Bytes of a photo's name: on nearly all file systems a name has 255 at most, and the mask's is longer."""
 _RAW_SUFFIXES = {".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".3fr"}
 _SKIPPED_FOLDERS = {"__macosx", "@eadir"}  # what archives of macOS and servers of Synology put beside photos
 _MASK_FOLDERS = {"mask", "masks"}
@@ -62,6 +64,8 @@ def find_photos(root: Path, *, passed_over: Path | None = None) -> PhotoFiles:
     for name, path in photos.items():
         if _printable(name) != name:
             left_out[_printable(name)] = "its name is not valid UTF-8; rename it"
+        elif len(os.fsencode(path.name)) > _LONGEST:
+            left_out[name] = f"its name is too long for its mask, which ends in .png; at most {_LONGEST} bytes fit"
         elif not _is(path.is_file):
             left_out[name] = "it is a link that leads nowhere, or no ordinary file"
     passed = {*masks, *left_out}

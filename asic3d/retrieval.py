@@ -1,5 +1,7 @@
 """Which photos are matched with which: each with those that look most like it, and not all alike themselves."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -79,7 +81,7 @@ def approximate_similarity(few: Tensor) -> Tensor:
 
     Time grows with the photos to the power of 1.5, that of the exact search with their square.
     """
-    faiss = load_extra("faiss", "An approximate search needs faiss", "'asic3d[search]'")
+    faiss = _library()
     count, size, channels = few.shape
     rows = few.reshape(-1, channels).cpu().contiguous().numpy()
     lists = max(1, round(_LISTS * len(rows) ** 0.5) // 4)
@@ -99,6 +101,20 @@ def approximate_similarity(few: Tensor) -> Tensor:
         )
         similar[photo] = best[:, :count].mean(0)
     return similar.to(few.device)
+
+
+def check_search(search: str) -> None:
+    """Finds out at once what would stop :func:`choose_pairs`.
+
+    Raises:
+        MissingExtraError: as there.
+    """
+    if search == "approximate":
+        _library()
+
+
+def _library() -> Any:
+    return load_extra("faiss", "An approximate search needs faiss", "faiss-cpu")
 
 
 def _add_tree(chosen: Tensor, alike: Tensor) -> None:

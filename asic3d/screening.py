@@ -22,6 +22,7 @@ from asic3d.fitting import Problem
 from asic3d.foreground import Foreground, find_foreground
 from asic3d.memory import Load, check_memory
 from asic3d.orientations import find_outliers, look_mirrored, stand_upright
+from asic3d.retrieval import check_search
 from asic3d.scratch import give_back
 
 
@@ -74,6 +75,7 @@ def screen(
         AlignmentError: nothing in the photos can be matched, or they take more memory than ``max_memory``.
         StorageError: the cache can't be written.
     """
+    check_search(config.search)
     with timed(seconds, "features"):
         if config.max_memory:
             check_memory(_load(collection, backbone, cache), config)

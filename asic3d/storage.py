@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from asic3d.errors import StorageError
+from asic3d.reading import read_bounded
 from asic3d.temporaries import temporary_file
 
 if TYPE_CHECKING:
@@ -241,12 +242,12 @@ def _check_version(path: Path, version: Any, remedy: str) -> None:
 def _read_bytes(path: Path, largest: int, remedy: str) -> bytes:
     """A file's content, or a StorageError that says why there is none."""
     try:
-        if path.stat().st_size > largest:
-            raise _damaged(path, f"it is larger than {largest // 2**20} MiB", remedy)
-        return path.read_bytes()
+        return read_bounded(path, largest)
     except FileNotFoundError:
         raise StorageError(f"There is no file '{path}'.{'' if remedy == MAKE_AGAIN else f' {remedy}'}") from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise _damaged(path, str(error.strerror), remedy) from None
         raise StorageError(f"'{path}' can't be read ({error.strerror or error}).") from error
 
 

@@ -113,5 +113,7 @@ def test_a_search_of_everything_is_the_exact_one(monkeypatch):
 def test_an_approximate_search_without_faiss_says_how_to_get_it(monkeypatch, toy):
     monkeypatch.setitem(sys.modules, "faiss", None)
     config = replace(toy.config, search="approximate", partners=2, turns=False)
-    with pytest.raises(MissingExtraError, match=r"^An approximate search needs faiss: pip install 'asic3d\[search\]'"):
-        align(toy.collection, config, cache=toy.cache)
+    reports = []
+    with pytest.raises(MissingExtraError, match=r"^An approximate search needs faiss: pip install faiss-cpu\.$"):
+        align(toy.collection, config, cache=toy.cache, progress=reports.append)
+    assert reports == []  # before the work

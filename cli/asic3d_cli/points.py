@@ -6,6 +6,7 @@ from pathlib import Path
 
 from asic3d.errors import Asic3dError
 from asic3d.photo_folder import shown
+from asic3d.reading import read_text_bounded
 
 Point = tuple[float, float]
 
@@ -41,7 +42,7 @@ def read_points(path: Path) -> list[Point]:
         PointsError: the file can't be read, holds no point, or a row is no point; the row's line is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text_bounded(path).splitlines()
     except OSError as error:
         raise PointsError(f"'{path}' can't be read ({error.strerror}). Give a CSV file with columns x and y.") from None
     except UnicodeDecodeError:

@@ -46,6 +46,7 @@ EXTRAS = {
     "viser": ("viser", "asic3d view in 3-D"),
     "rerun-sdk": ("rerun", "asic3d view --rerun"),
     "ray": ("ray", "asic3d batch --ray"),
+    "faiss-cpu": ("faiss", "--set search=approximate"),
 }
 """Package of an extra of asic3d -> module, and what it is for."""
 _SECONDS = 180.0  # a cold disk takes a minute to import torch

@@ -22,6 +22,7 @@ from asic3d.coordinates import normalised_to_pixels, pixels_to_normalised
 from asic3d.errors import CollectionError
 from asic3d.metrics import Transfer
 from asic3d.photo_folder import shown
+from asic3d.reading import read_text_bounded
 from asic3d_integrations.scoring import all_pairs, score_keypoints
 
 FILE_NAME = "keypoints.json"
@@ -159,7 +160,7 @@ def evaluate_keypoints(
 def _read_entries(path: Path) -> list[Any]:
     """The list under "images" of a keypoints.json."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text_bounded(path))
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise CollectionError(
@@ -167,7 +168,9 @@ def _read_entries(path: Path) -> list[Any]:
             ) from None
         raise CollectionError(f"There is no {FILE_NAME} in {path.parent}; name a folder that holds one.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CollectionError(f"{path} can't be read as JSON ({error}); check or replace the file.") from error
+        raise CollectionError(
+            f"{path} can't be read as JSON ({getattr(error, 'strerror', None) or error}); check or replace the file."
+        ) from error
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or len(entries) < 2:
         raise CollectionError(f'{path} must hold {{"images": [...]}} with at least two entries, one for each photo.')

@@ -10,6 +10,7 @@ import numpy as np
 
 from asic3d.errors import CollectionError
 from asic3d.photo_folder import composed, listed, shown
+from asic3d.reading import read_text_bounded
 
 _SHAPES = {"K": (3, 3), "R": (3, 3), "t": (3,)}
 
@@ -61,11 +62,13 @@ def load_cameras(path: Path) -> ReferenceCameras:
         CollectionError: the file is missing or malformed; what is wrong is named.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text_bounded(path))
     except FileNotFoundError:
         raise CollectionError(f"There is no file '{path}' with cameras.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CollectionError(f"'{path}' can't be read as JSON ({error}); check or replace the file.") from error
+        raise CollectionError(
+            f"'{path}' can't be read as JSON ({getattr(error, 'strerror', None) or error}); check or replace the file."
+        ) from error
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or len(entries) < 2:
         raise CollectionError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from asic3d.config import AlignmentConfig
 from asic3d.errors import Asic3dError, CollectionError, ConfigError, StorageError
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
+from asic3d.reading import read_text_bounded
 from asic3d.storage import inside, is_run_folder, read_run, sha256_of
 
 STATE_FILE = "batch.json"
@@ -147,7 +148,7 @@ def _below(source: Path, runs: Path) -> Iterator[tuple[str, Path]]:
 
 def _listed_in(manifest: Path) -> Iterator[tuple[str, Path]]:
     try:
-        text = manifest.read_text("utf-8-sig")
+        text = read_text_bounded(manifest)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise CollectionError(f"The list '{manifest}' can't be read ({reason}). Save it as plain text.") from None

@@ -17,6 +17,7 @@ from asic3d.config import Progress, ProgressCallback
 from asic3d.coordinates import pixels_to_crop
 from asic3d.errors import CollectionError
 from asic3d.photo_folder import listed
+from asic3d.reading import read_text_bounded
 from asic3d_integrations.scoring import KeypointPairs
 
 CROP_SIDE = 256
@@ -195,7 +196,7 @@ def read_text(path: Path) -> str:
         CollectionError: it can't be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text_bounded(path)
     except (OSError, UnicodeDecodeError) as error:
         raise malformed(path, f"it can't be read ({getattr(error, 'strerror', None) or 'no text'})") from error
 

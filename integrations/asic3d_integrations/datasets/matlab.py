@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from asic3d.reading import read_bounded
 from asic3d_integrations.datasets.annotated import malformed
 
 _HEADER = 128  # bytes; the last two say in which order bytes are
@@ -26,7 +27,7 @@ def read_mat(path: Path) -> dict[str, Any]:
     from scipy.io import loadmat
 
     try:
-        _check(path.read_bytes())
+        _check(read_bounded(path))
         return loadmat(path, struct_as_record=False, squeeze_me=True)
     except Exception as error:  # scipy raises whatever the bytes lead it to
         raise malformed(path, "it is no MATLAB file of version 4 to 7.2") from error

@@ -1,0 +1,39 @@
+"""Files that people name, read as far as they can be meant: a device has no end."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+TEXT = 256 * 2**20
+"""Bytes of a table, a list or a JSON file, at most; and of what comes out of a pipe or a device."""
+
+
+def read_bounded(path: Path, largest: int = TEXT) -> bytes:
+    """A file's bytes.
+
+    Args:
+        path: the file, or a pipe.
+        largest: bytes that it may have.
+
+    Raises:
+        OSError: it can't be read, or has more.
+    """
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            largest = min(largest, TEXT)
+        content = b"" if status.st_size > largest else file.read(largest + 1)
+    if max(status.st_size, len(content)) > largest:
+        raise OSError(errno.EFBIG, f"it is larger than {largest / 2**20:g} MiB")
+    return content
+
+
+def read_text_bounded(path: Path, largest: int = TEXT) -> str:
+    """A file's text in UTF-8, with or without its mark.
+
+    Raises:
+        OSError: as :func:`read_bounded`.
+        UnicodeDecodeError: it is no such text.
+    """
+    return read_bounded(path, largest).decode("utf-8-sig")

@@ -1,0 +1,59 @@
+"""What people name may be anything: a device without an end is refused before it fills the memory."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from asic3d import reading
+from asic3d.checkpoints import read_checkpoint
+from asic3d.config import make_config
+from asic3d.errors import BackboneError, CollectionError, ConfigError
+from asic3d.reading import read_bounded, read_text_bounded
+from asic3d_cli.points import PointsError, read_points
+from asic3d_integrations.keypoint_sets import load_keypoint_set
+from asic3d_integrations.reference_cameras import load_cameras
+
+
+def test_what_is_within_bounds_is_read_whole(tmp_path):
+    (tmp_path / "a").write_bytes("\ufeffä\r\n".encode())
+    assert read_bounded(tmp_path / "a", 7) == b"\xef\xbb\xbf\xc3\xa4\r\n"
+    assert read_text_bounded(tmp_path / "a", 7) == "ä\r\n"
+    with pytest.raises(OSError, match="it is larger than"):
+        read_bounded(tmp_path / "a", 6)
+
+
+def test_a_file_with_a_hole_is_refused_by_its_size(tmp_path):
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(OSError, match="it is larger than 16384 MiB"):
+        read_bounded(tmp_path / "a", 2**34)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_pipe_is_read_to_its_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("x,y\n1,2\n",))
+    writer.start()
+    found = read_points(tmp_path / "pipe")
+    assert [tuple(point) for point in found] == [(1, 2)]
+    writer.join()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no device without an end")
+def test_a_device_without_an_end_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "TEXT", 2**16)
+    zero = tmp_path / "keypoints.json"
+    zero.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"can't be read \(it is larger than 0\.0625 MiB\)"):
+        make_config(file=zero)
+    with pytest.raises(PointsError, match="larger than"):
+        read_points(zero)
+    with pytest.raises(CollectionError, match="larger than"):
+        load_keypoint_set(tmp_path)
+    with pytest.raises(CollectionError, match="larger than"):
+        load_cameras(zero)
+    with pytest.raises(BackboneError, match="larger than"):
+        read_checkpoint(zero)
