@@ -57,6 +57,13 @@ class Photo:
         """Whether there is anything to recognise: it is neither of one colour nor all grain."""
         return holds_shapes(self.pixels)
 
+    def is_unchanged(self) -> bool:
+        """Whether the file is still the one that was loaded."""
+        try:
+            return sha256_of(self.path) == self.sha256
+        except OSError:
+            return False
+
     def read(self, longest: int = FULL_SIDE) -> np.ndarray:
         """Decodes the file again: (h, w, 3) uint8 sRGB, upright, the longer side at most ``longest`` pixels.
 
@@ -163,6 +170,10 @@ class Collection:
     def absent(self) -> tuple[str, ...]:
         """Names of the photos whose files are gone since they were aligned."""
         return tuple(photo.name for photo in self.photos if isinstance(photo, AbsentPhoto))
+
+    def changed(self) -> tuple[str, ...]:
+        """Names of the photos whose files are gone, or other ones than those that were loaded."""
+        return tuple(photo.name for photo in self.photos if not photo.is_unchanged())
 
     def __repr__(self) -> str:
         left = f", {len(self.left_out)} left out" if self.left_out else ""

@@ -284,6 +284,22 @@ def test_wrong_usage_as_json(planted):
     assert "--no-such-option" in json.loads(result.stdout)["error"]
 
 
+def test_photos_that_change_meanwhile_are_named(planted, monkeypatch):
+    working = asic3d.align
+
+    def align(*arguments, **options):
+        found = working(*arguments, **options)
+        with min(Path("photos").glob("*.jpg")).open("ab") as photo:
+            photo.write(b"0")
+        return found
+
+    monkeypatch.setattr(asic3d, "align", align)
+    result = run("align", "photos")
+    assert result.exit_code == 0, result.output
+    first = min(Path("photos").glob("*.jpg")).name
+    assert f"Warning: Changed, or gone, while they were being aligned: '{first}'. " in result.stderr
+
+
 def test_errors_of_the_fit_are_one_sentence(planted, monkeypatch):
     def fail(*_, **__):
         raise AlignmentError("Nothing matches. Take photos that show the same side.")

@@ -116,6 +116,27 @@ def test_a_name_that_is_no_text(tmp_path):
     assert loaded.left_out == {r"caf\udce9.jpg": "its name is not valid UTF-8; rename it"}
 
 
+def test_a_name_that_leaves_no_room_for_the_mask(tmp_path):
+    put(tmp_path, "a.jpg", f"{'b' * 247}.jpg")
+    try:
+        put(tmp_path, f"{'c' * 248}.jpg")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    loaded, _ = warned(tmp_path)
+    assert loaded.names == ("a.jpg", f"{'b' * 247}.jpg")
+    why = "its name is too long for its mask, which ends in .png; at most 251 bytes fit"
+    assert loaded.left_out == {f"{'c' * 248}.jpg": why}
+
+
+def test_photos_that_changed_since_they_were_loaded_are_known(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    loaded = load_collection(tmp_path)
+    assert loaded.changed() == ()
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "c.jpg").read_bytes() + b"0")
+    assert loaded.changed() == ("a.jpg", "b.jpg")
+
+
 def test_what_is_not_a_photo_is_passed_over(tmp_path):
     put(tmp_path, "a.jpg", "b.jpg", ".hidden.jpg", "._a.jpg", ".cache/c.jpg", "__MACOSX/a.jpg", "@eaDir/a.jpg/s.jpg")
     put(tmp_path, "asic3d_out/figures/f.png", "other_run/masks/z.png")

@@ -1,6 +1,7 @@
 """From a folder of photos to a finished run folder, with its report: what several commands and every batch do."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,8 @@ def align_folder(
     import asic3d
     from asic3d.backbones import check_backbone
     from asic3d.devices import choose_device
+    from asic3d.errors import CollectionWarning
+    from asic3d.photo_folder import listed
 
     choose_device(config.device)  # what is wrong is said before the photos are loaded
     check_backbone(config.backbone, config.weights)
@@ -68,6 +71,12 @@ def align_folder(
     collection = asic3d.load_collection(photos, masks=masks, strict=strict, progress=progress)
     loading = time.perf_counter() - start
     alignment = asic3d.align(collection, config, progress=progress, cache=run / "cache", checkpoint=run / CHECKPOINT)
+    if changed := collection.changed():
+        said = (
+            f"Changed, or gone, while they were being aligned: {listed(changed)}. The run is of the photos as they were: "
+            "put them back, or align again with --overwrite."
+        )
+        warnings.warn(said, CollectionWarning, stacklevel=2)
     return alignment, {"photos": loading, **alignment.timings, **write_run(alignment, run, progress)}
 
 
