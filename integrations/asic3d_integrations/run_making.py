@@ -73,8 +73,8 @@ def align_folder(
     alignment = asic3d.align(collection, config, progress=progress, cache=run / "cache", checkpoint=run / CHECKPOINT)
     if changed := collection.changed():
         said = (
-            f"Changed, or gone, while they were being aligned: {listed(changed)}. The run is of the photos as they were: "
-            "put them back, or align again with --overwrite."
+            f"Changed, or gone, while they were being aligned: {listed(changed)}. The run is of the photos as they "
+            "were: put them back, or align again with --overwrite."
         )
         warnings.warn(said, CollectionWarning, stacklevel=2)
     return alignment, {"photos": loading, **alignment.timings, **write_run(alignment, run, progress)}
