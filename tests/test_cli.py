@@ -15,9 +15,10 @@ import torch
 from cli_runner import plant_library, run
 
 import asic3d
-from asic3d.config import AlignmentConfig
+from asic3d.config import AlignmentConfig, Progress
 from asic3d.errors import AlignmentError, BackboneWarning
 from asic3d_cli import options
+from asic3d_cli.console import Console
 from asic3d_cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -214,6 +215,20 @@ def test_align_can_end_with_the_explorer(planted, monkeypatch):
     result = run("align", "photos", "-o", "third", "--view", "--json")
     assert result.exit_code == 2 and not Path("third").exists()
     assert json.loads(result.output) == {"error": "--view opens a page for people; leave --json or --view away."}
+
+
+def test_long_stages_say_how_far_they_are(monkeypatch, capsys):
+    monkeypatch.setattr(Console, "elapsed", property(lambda self: clock[0]))
+    clock, console = [0.0], Console([])
+    with console.progress({"pairs": "Matching the pairs"}) as progress:
+        for seconds, done in ((5, 1), (19, 2), (21, 3), (30, 4), (42, 5), (43, 9), (90, 9)):
+            clock[0] = float(seconds)
+            progress(Progress("pairs", done, 9))
+    assert capsys.readouterr().err.splitlines() == [
+        "Matching the pairs: 3 of 9 after 21 s",
+        "Matching the pairs: 5 of 9 after 42 s",
+        "Matching the pairs: done after 43.0 s",
+    ]
 
 
 def test_what_people_copy_is_never_broken_over_lines(planted):

@@ -12,6 +12,7 @@ from asic3d.alignment import align
 from asic3d.best_buddies import pack_cells
 from asic3d.errors import MissingExtraError
 from asic3d.retrieval import choose_pairs
+from asic3d_integrations.colmap import coarse
 
 GRID = 5
 
@@ -117,3 +118,16 @@ def test_an_approximate_search_without_faiss_says_how_to_get_it(monkeypatch, toy
     with pytest.raises(MissingExtraError, match=r"^An approximate search needs faiss: pip install faiss-cpu\.$"):
         align(toy.collection, config, cache=toy.cache, progress=reports.append)
     assert reports == []  # before the work
+
+
+def test_large_collections_are_matched_with_similar_photos_alone(monkeypatch):
+    descriptors, cells = groups_of_photos(4, 3)
+    own = [index[used] for index, used in zip(cells.index, cells.used, strict=True)]
+    own[5] = own[5][:0]  # a photo without an object
+    everyone = [(i, j) for i in range(12) for j in range(i + 1, 12)]
+    assert coarse._similar_pairs(descriptors, own) == everyone
+    monkeypatch.setattr(coarse, "_PARTNERS", 3)
+    found = coarse._similar_pairs(descriptors, own)
+    assert len(found) < len(everyone) / 2
+    alike = {photo for pair in found if pair[0] // 3 == pair[1] // 3 for photo in pair}
+    assert alike >= set(range(12)) - {5}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from asic3d.config import Progress
 
+_SILENCE = 20.0  # seconds without a line, at most, where steps are reported
 _PLAIN_WIDTH = 110  # columns where the output is no terminal
 
 
@@ -137,17 +138,23 @@ class Console:
 
 
 class _Lines:
-    """Progress as one plain line on stderr for each finished stage."""
+    """Progress as one plain line on stderr for each finished stage, and now and then one in long stages."""
 
     def __init__(self, labels: dict[str, str], console: Console) -> None:
         self._labels, self._finished, self._console = labels, set[str](), console
+        self._last = console.elapsed
 
     def __call__(self, progress: "Progress") -> None:
-        if progress.done < progress.total or progress.stage in self._finished:
+        now, done = self._console.elapsed, progress.done >= progress.total
+        if progress.stage in self._finished or not (done or now - self._last >= _SILENCE):
             return
-        self._finished.add(progress.stage)
+        self._last = now
         label = self._labels.get(progress.stage, progress.stage)
-        click.echo(f"{label}: done after {self._console.elapsed:.1f} s", err=True)
+        if done:
+            self._finished.add(progress.stage)
+            click.echo(f"{label}: done after {now:.1f} s", err=True)
+        else:
+            click.echo(f"{label}: {progress.done} of {progress.total} after {now:.0f} s", err=True)
 
 
 def rich_console(stream: Any) -> "RichConsole":

@@ -1,6 +1,5 @@
 """Coarse matches between photos from a network's features: where flow starts, and which pairs are worth it."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,14 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asic3d.backbones import EMBEDDED, Backbone, load_backbone
+from asic3d.best_buddies import pack_cells
 from asic3d.coordinates import cell_centres, normalised_to_pixels, photo_cells
 from asic3d.features import RawFeatures, describe, principal_axes, square_images, tap_centres
+from asic3d.retrieval import choose_pairs
 from asic3d.tracks import Pair
 from asic3d_integrations.colmap.flow import agreeing
 from asic3d_integrations.colmap.working import Working
 
 GRID = 64
 """Cells along one side of a photo's square."""
+_PARTNERS = 24
+"""Photos that each is matched with at least: all of them in collections of up to 25."""
 _CHANNELS, _SAMPLE = 160, 20000  # principal components, and about how many cells they are found from
 _MARGIN = 0.05  # around the object, of its longer side
 _SMOOTH = (0.039, 0.0234)
@@ -98,6 +101,8 @@ def _described(pieces: Sequence[_Piece], backbone: Backbone) -> Tensor:
 def coarse_matches(photos: Sequence[Working], backbones: Sequence[Backbone]) -> dict[Pair, Matches]:
     """Mutual nearest neighbours that move as their neighbours do, for all pairs that have enough of them.
 
+    In large collections each photo is matched with the ``_PARTNERS`` that look most like it.
+
     Args:
         photos: N photos.
         backbones: the networks; a pair has the matches of all of them.
@@ -108,9 +113,11 @@ def coarse_matches(photos: Sequence[Working], backbones: Sequence[Backbone]) -> 
     pieces = [_Piece.of(photo) for photo in photos]
     cells, places = [piece.cells for piece in pieces], [piece.places for piece in pieces]
     found: dict[Pair, list[Matches]] = {}
+    pairs: list[Pair] = []
     for backbone in backbones:
         described = _described(pieces, backbone).cpu()
-        for i, j in itertools.combinations(range(len(photos)), 2):
+        pairs = pairs or _similar_pairs(described, cells)
+        for i, j in pairs:
             a, b = _mutual(described[i][cells[i]], described[j][cells[j]])
             first, second = places[i][cells[i][a]], places[j][cells[j][b]]
             side = max(*pieces[i].mask.shape, *pieces[j].mask.shape)
@@ -119,6 +126,16 @@ def coarse_matches(photos: Sequence[Working], backbones: Sequence[Backbone]) -> 
     joined = {pair: (np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts]))
               for pair, parts in found.items()}  # fmt: skip
     return {pair: matches for pair, matches in joined.items() if len(matches[0]) >= FEWEST * len(backbones)}
+
+
+def _similar_pairs(described: Tensor, cells: Sequence[Tensor]) -> list[Pair]:
+    """The pairs that are matched, from (N, G * G, C) descriptors and each photo's cells on its object."""
+    mask = torch.zeros(described.shape[:2], dtype=torch.bool)
+    for own, index in zip(mask, cells, strict=True):
+        own[index if len(index) else 0] = True
+    side = round(mask.shape[1] ** 0.5)
+    chosen = choose_pairs(described, pack_cells(mask.reshape(-1, side, side)), _PARTNERS)
+    return [(i, j) for i, j in chosen.tolist()]
 
 
 def _mutual(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
