@@ -1,6 +1,6 @@
 """Coarse matches between photos from a network's features: where flow starts, and which pairs are worth it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -98,7 +98,11 @@ def _described(pieces: Sequence[_Piece], backbone: Backbone) -> Tensor:
     return F.normalize(smooth, dim=1).permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def coarse_matches(photos: Sequence[Working], backbones: Sequence[Backbone]) -> dict[Pair, Matches]:
+def coarse_matches(
+    photos: Sequence[Working],
+    backbones: Sequence[Backbone],
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[Pair, Matches]:
     """Mutual nearest neighbours that move as their neighbours do, for all pairs that have enough of them.
 
     In large collections each photo is matched with the ``_PARTNERS`` that look most like it.
@@ -106,6 +110,7 @@ def coarse_matches(photos: Sequence[Working], backbones: Sequence[Backbone]) -> 
     Args:
         photos: N photos.
         backbones: the networks; a pair has the matches of all of them.
+        told: called after each pair, with how many are done and how many there are, counted for each network.
 
     Returns:
         (i, j) with i < j -> matches in pixels of the turned working photos.
@@ -114,15 +119,16 @@ def coarse_matches(photos: Sequence[Working], backbones: Sequence[Backbone]) -> 
     cells, places = [piece.cells for piece in pieces], [piece.places for piece in pieces]
     found: dict[Pair, list[Matches]] = {}
     pairs: list[Pair] = []
-    for backbone in backbones:
+    for number, backbone in enumerate(backbones):
         described = _described(pieces, backbone).cpu()
         pairs = pairs or _similar_pairs(described, cells)
-        for i, j in pairs:
+        for done, (i, j) in enumerate(pairs, 1 + number * len(pairs)):
             a, b = _mutual(described[i][cells[i]], described[j][cells[j]])
             first, second = places[i][cells[i][a]], places[j][cells[j][b]]
             side = max(*pieces[i].mask.shape, *pieces[j].mask.shape)
             kept = agreeing(first, second, tuple(share * side for share in _SMOOTH))
             found.setdefault((i, j), []).append((first[kept], second[kept]))
+            told(done, len(pairs) * len(backbones))
     joined = {pair: (np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts]))
               for pair, parts in found.items()}  # fmt: skip
     return {pair: matches for pair, matches in joined.items() if len(matches[0]) >= FEWEST * len(backbones)}

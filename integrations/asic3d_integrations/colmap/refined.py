@@ -92,10 +92,10 @@ def refined_graph(
     clock("turns")
     told(Progress("turns", 1, 1))
     part = tuple(range(len(collection))) if isinstance(source, Collection) else taking_part(source)
-    seeds = coarse_matches(working, coarse_backbones(options.device))
+    networks = coarse_backbones(options.device)
+    seeds = coarse_matches(working, networks, lambda done, total: told(Progress("coarse", done, total)))
     seeds = {(i, j): matches for (i, j), matches in seeds.items() if i in part and j in part}
     clock("coarse")
-    told(Progress("coarse", 1, 1))
     views = make_views(working)
     pairs = promising_pairs(seeds, options.partners)
     found = flow_pairs(
