@@ -218,11 +218,11 @@ class CanonicalSpace(Brief):
 
     def there_and_back(self, source: int, target: int, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`find`, with (n,) confidence in [0, 1] and (n,) cycle error in normalised units of the source."""
-        wanted, query = self._looks(source, points)
-        found = self._found(target, query) if len(points) else points.float()
+        found = self.find(source, target, points)  # which a subclass may do in another way
         error = (self.find(target, source, found) - points).norm(dim=1)
         objects = self.sample(self.foreground, source, points)[:, 0] * self.sample(self.foreground, target, found)[:, 0]
         if self.learned:
+            wanted = self._looks(source, points)[0]
             sure = self._recognised(target, wanted, found) * (objects / _OFF_OBJECT).clamp(0, 1)
         else:
             sure = cycle_confidence(error) * objects.clamp(0, 1).sqrt()
