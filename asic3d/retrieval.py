@@ -10,6 +10,8 @@ from asic3d.extras import load_extra
 
 _SAMPLE = 64
 """Cells of each photo that stand for it."""
+_FEW = 40
+"""Photos up to which a photo's partners are the most similar ones: bursts are no matter there."""
 _NEIGHBOURS = 256
 """Nearest cells of each cell that the approximate search looks for, in all photos."""
 _LISTS, _PROBES = 4, 8
@@ -19,11 +21,11 @@ _LISTS, _PROBES = 4, 8
 def choose_pairs(descriptors: Tensor, cells: Cells, partners: int, search: str = "exact") -> Tensor:
     """The pairs of photos to match: each photo with those whose objects look most like its own.
 
-    Photos are compared by the mean similarity of their cells' nearest neighbours among a sample of cells. A third of a
-    photo's partners are the most similar ones. After them a photo that looks more like a partner than like the photo
-    itself is passed over as long as there are others, as in a relative neighbourhood graph: else the partners of a
-    photo in a burst would all be of that burst. A chain through the most similar photos is added, so that no group of
-    photos is cut off from the rest.
+    Photos are compared by the mean similarity of their cells' nearest neighbours among a sample of cells. Of more than
+    40 photos, a third of a photo's partners are the most similar ones. After them a photo that looks more like a partner
+    than like the photo itself is passed over as long as there are others, as in a relative neighbourhood graph: else
+    the partners of a photo in a burst would all be of that burst. A chain through the most similar photos is added, so
+    that no group of photos is cut off from the rest.
 
     Args:
         descriptors: (N, G * G, D) float32, unit length.
@@ -56,7 +58,8 @@ def partners_of(alike: Tensor, partners: int) -> Tensor:
     chosen, passed = torch.zeros_like(alike, dtype=torch.bool), torch.zeros_like(alike, dtype=torch.bool)
     for number in range(partners):
         left = alike.masked_fill(chosen, -torch.inf)
-        others = left.masked_fill(passed, -torch.inf) if number >= partners // 3 else left
+        alone = number < partners // 3 or len(alike) <= _FEW
+        others = left if alone else left.masked_fill(passed, -torch.inf)
         nobody = others.isneginf().all(1, keepdim=True)
         best = torch.where(nobody, left, others).argmax(1)
         chosen[photos, best] = True
