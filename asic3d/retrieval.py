@@ -22,10 +22,10 @@ def choose_pairs(descriptors: Tensor, cells: Cells, partners: int, search: str =
     """The pairs of photos to match: each photo with those whose objects look most like its own.
 
     Photos are compared by the mean similarity of their cells' nearest neighbours among a sample of cells. Of more than
-    40 photos, a third of a photo's partners are the most similar ones. After them a photo that looks more like a partner
-    than like the photo itself is passed over as long as there are others, as in a relative neighbourhood graph: else
-    the partners of a photo in a burst would all be of that burst. A chain through the most similar photos is added, so
-    that no group of photos is cut off from the rest.
+    40 photos, a third of a photo's partners are the most similar ones. After them a photo that looks more like one of
+    them than like the photo itself is passed over as long as there are others, as in a relative neighbourhood graph:
+    else the partners of a photo in a burst would all be of that burst. A chain through the most similar photos is
+    added, so that no group of photos is cut off from the rest.
 
     Args:
         descriptors: (N, G * G, D) float32, unit length.
