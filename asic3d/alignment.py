@@ -245,8 +245,8 @@ class Alignment:
             AlignmentError: the points are not (n, 2) finite numbers.
 
         Example:
-            >>> dict(alignment.transfer_all({"a.jpg": [[120, 80]]}))["b.jpg"]["a.jpg"]  # doctest: +SKIP
-            (tensor([[98.4, 131.0]], dtype=torch.float64), tensor([0.7], dtype=torch.float64))
+            >>> for target, found in alignment.transfer_all({"a.jpg": [[120, 80]]}):  # doctest: +SKIP
+            ...     points, confidence = found.get("a.jpg")
         """
         device = self.space.canonical.device
         starts = {self.collection.index(name): _as_points(some).to(device) for name, some in points.items()}
