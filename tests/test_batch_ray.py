@@ -1,12 +1,10 @@
 """A batch on a Ray cluster of two nodes, which are processes of this machine."""
 
 import os
-import re
 import signal
-import time
 
 import pytest
-from batch_jobs import job_of, photos_in
+from batch_jobs import job_of, owner, photos_in
 
 from asic3d.errors import ConfigError
 from asic3d.storage import read_json
@@ -60,18 +58,10 @@ def test_a_batch_on_two_nodes_survives_a_worker_that_is_killed(cluster, tmp_path
 
 
 def _kill_the_worker_of(run) -> int:
-    """Kills the process that writes a run folder, whose number is in the lock."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        try:
-            found = re.match(r"process (\d+)", (run / ".asic3d.lock").read_text())
-        except OSError:
-            found = None
-        if found:
-            os.kill(int(found[1]), signal.SIGKILL)
-            return int(found[1])
-        time.sleep(0.05)
-    pytest.fail("no worker began")
+    """Kills the process that writes a run folder."""
+    number = owner(run)
+    os.kill(number, signal.SIGKILL)
+    return number
 
 
 def test_no_cluster_is_one_sentence(tmp_path, monkeypatch):
