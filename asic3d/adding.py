@@ -77,6 +77,7 @@ def add_photos(
     backbone = load_backbone(alignment.backbone, weights=alignment.placing.weights, device=device, wishes=wishes)
     before = alignment.timings.get("adding", 0.0)
     with torch.no_grad():
+        alignment = dataclasses.replace(alignment, features=_with_room(alignment.features, len(loaded)))
         least = 0.0 if stranger or not alignment.config.outliers else _UNLIKE * usual_support(alignment)
         for number, photo in enumerate(loaded, 1):
             alignment = _with_photo(alignment, photo, backbone, stranger, least)
@@ -155,10 +156,18 @@ def _with_photo(alignment: "Alignment", photo: Photo, backbone: Backbone, known:
     return _as_stranger(enlarged) if stranger else _judged_again(alignment, enlarged, look, by_pair)
 
 
+def _with_room(features: Tensor, more: int) -> Tensor:
+    """(N, ...) features in storage, perhaps a file, that has room for those of more photos."""
+    found = scratch((len(features) + more, *features.shape[1:]), features.device)[: len(features)]
+    found.copy_(features)
+    forget()
+    return found
+
+
 def _grown(features: Tensor, newest: Tensor) -> Tensor:
-    """(N, ...) features and those of one photo more, perhaps in a file."""
-    found = scratch((len(features) + 1, *features.shape[1:]), features.device)
-    found[:-1], found[-1] = features, newest
+    """(N, ...) features of :func:`_with_room` and those of one photo more."""
+    found = features.as_strided((len(features) + 1, *features.shape[1:]), features.stride())
+    found[-1] = newest
     forget()
     return found
 

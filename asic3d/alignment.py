@@ -393,8 +393,9 @@ def align(
         >>> align("photos", AlignmentConfig(seed=1)).quality["confidence"]  # doctest: +SKIP
         0.71
     """
+    allowed = config.max_memory if isinstance(config, AlignmentConfig) else 0.0
     if isinstance(collection, str | Path):
-        collection = load_collection(collection, progress=progress)
+        collection = load_collection(collection, max_memory=allowed, progress=progress)
     if not isinstance(collection, Collection):
         raise AlignmentError(
             f"Give a folder of photos, or what asic3d.load_collection returns, not {type(collection).__name__}."

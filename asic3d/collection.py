@@ -14,7 +14,7 @@ from PIL import Image
 
 from asic3d.config import Progress, ProgressCallback
 from asic3d.content import first_of_picture, grainy, holds_shapes, one_colour, same_picture
-from asic3d.decoding import Decoded, UnreadableError, decode, decode_mask, quiet_pillow
+from asic3d.decoding import Decoded, TooLargeError, UnreadableError, decode, decode_mask, quiet_pillow
 from asic3d.errors import CollectionError, CollectionWarning
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
 from asic3d.scratch import Shelf
@@ -242,6 +242,7 @@ def load_collection(
     *,
     masks: str | Path | None = None,
     strict: bool = False,
+    max_memory: float = 0.0,
     progress: ProgressCallback | None = None,
 ) -> Collection:
     """Loads all photos of a folder and its sub-folders.
@@ -253,10 +254,12 @@ def load_collection(
         masks: a folder with masks of some or all photos: ``a.png`` or ``a.jpg.png`` for ``a.jpg``, in the same
             sub-folders; light = object, of the upright photo, of its size or proportions.
         strict: stop at the first file that can't be used, rather than leave it out with a warning.
+        max_memory: GB that decoding a photo of many megapixels may take, with what the process has. 0: any.
         progress: called after each photo, with the stage "photos".
 
     Raises:
-        CollectionError: no such folder, fewer than two photos that can be used, or a mask that does not fit.
+        CollectionError: no such folder, fewer than two photos that can be used, a mask that does not fit, or
+            ``max_memory`` is not enough for one of the photos.
 
     Example:
         >>> load_collection("photos").names  # doctest: +SKIP
@@ -267,7 +270,7 @@ def load_collection(
         raise CollectionError("The masks lie among the photos. Put them in a folder of their own.")
     found = find_photos(root, passed_over=mask_root)
     mask_of = {} if mask_root is None else match_masks(list(found.photos), mask_root)
-    photos, unreadable = _load_all(found.photos, mask_of, progress)
+    photos, unreadable = _load_all(found.photos, mask_of, max_memory, progress)
     left_out = dict(sorted((found.left_out | unreadable).items(), key=lambda item: natural_key(item[0])))
     if strict and left_out:
         name, reason = next(iter(left_out.items()))
@@ -332,7 +335,7 @@ def existing_folder(folder: str | Path, content: str) -> Path:
 
 
 def _load_all(
-    files: dict[str, Path], mask_of: dict[str, Path], progress: ProgressCallback | None
+    files: dict[str, Path], mask_of: dict[str, Path], max_memory: float, progress: ProgressCallback | None
 ) -> tuple[list[Photo], dict[str, str]]:
     """Loads photos two at a time: those that can be used, and name -> reason for the others."""
     photos: dict[str, Photo] = {}  # by hash, the first of each content
@@ -340,7 +343,7 @@ def _load_all(
     left_out: dict[str, str] = {}
     shelf = Shelf()
     with quiet_pillow, ThreadPoolExecutor(2) as pool:
-        futures = {name: pool.submit(_load, path, name, mask_of.get(name)) for name, path in files.items()}
+        futures = {name: pool.submit(_load, path, name, mask_of.get(name), max_memory) for name, path in files.items()}
         try:
             for done, (name, future) in enumerate(futures.items(), 1):
                 try:
@@ -348,6 +351,10 @@ def _load_all(
                     photo = replace(photo, pixels=shelf.put(photo.pixels))
                     first = photos.setdefault(photo.sha256, photo)
                     loaded.append(photo if first is photo else replace(photo, duplicate_of=first.name))
+                except TooLargeError as error:
+                    raise CollectionError(
+                        f"{shown(name)} is too large: {error}. Allow more, or reduce the photo."
+                    ) from error
                 except UnreadableError as error:
                     left_out[name] = str(error)
                 if progress is not None:
@@ -358,9 +365,9 @@ def _load_all(
     return loaded, left_out
 
 
-def _load(path: Path, name: str, mask_path: Path | None) -> Photo:
+def _load(path: Path, name: str, mask_path: Path | None, max_memory: float = 0.0) -> Photo:
     """One photo with its mask; UnreadableError where the photo can't be used, CollectionError where the mask can't."""
-    decoded = decode(path, WORKING_SIDE)
+    decoded = decode(path, WORKING_SIDE, max_memory)
     try:
         sha256 = sha256_of(path)
     except OSError as error:

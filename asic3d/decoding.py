@@ -9,7 +9,7 @@ import importlib
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from asic3d.errors import CollectionError, MissingExtraError
 from asic3d.extras import load_extra
+from asic3d.memory import held_now
 
 # Formats that are opened, whatever a file's name ends with. Pillow knows more, but some of those start other programs.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF")
@@ -33,6 +34,11 @@ LARGEST_ASPECT = 20
 MOST_PIXELS = 500_000_000
 """A file that claims more is refused before a byte of it is decoded."""
 _LARGE = 64_000_000  # pixels; two such images are never decoded at the same time
+_STRIP = 16_000_000  # pixels of a large image that are worked on at once
+_MARGIN = 4  # pixels of the result that its filter sees of the original beyond a strip; Lanczos has 3
+_COPIES = {"WEBP": 4, "AVIF": 3, "HEIF": 3}
+"""Of the decoded image that a format's decoder holds itself, where it is more than one."""
+_WORK = 0.3e9  # bytes beside a large image: its strips, and what they become
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM", b"GIF8")
@@ -52,6 +58,10 @@ class UnreadableError(CollectionError):
     """An image file that can't be used; the message is the bare reason, such as "the file is empty"."""
 
 
+class TooLargeError(UnreadableError):
+    """An image file that can be used where there is more memory; the message is the bare reason."""
+
+
 @dataclass(frozen=True, eq=False)
 class Decoded:
     """What a file shows.
@@ -69,19 +79,21 @@ class Decoded:
     on_its_side: bool = False
 
 
-def decode(path: Path, longest: int) -> Decoded:
+def decode(path: Path, longest: int, max_memory: float = 0.0) -> Decoded:
     """Decodes the first picture of a file.
 
     Args:
         path: the image file.
         longest: the longer side is reduced to this many pixels where it is longer; nothing is enlarged.
+        max_memory: GB that the process may have while it decodes a large image; 0: any.
 
     Raises:
+        TooLargeError: ``max_memory`` is not enough.
         UnreadableError: the file can't be used as a photo.
     """
     with _opened(path) as image:
         _check_shape(image.size)
-        return _decode(image, longest)
+        return _decode(image, longest, max_memory)
 
 
 def decode_mask(path: Path) -> np.ndarray:
@@ -98,14 +110,18 @@ def decode_mask(path: Path) -> np.ndarray:
         turn = _TURNS.get(_orientation(image))
         if _has_alpha(image) and (alpha := image.convert("RGBA").getchannel("A")).getextrema() != (255, 255):
             image = alpha
-        elif not image.mode.startswith(("I", "F")):
-            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-        values = np.asarray(image.transpose(turn) if turn is not None else image)
-    if values.ndim == 3:
-        values = values.max(-1)
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values)
-    return values > max(float(values.max()), 0.0) / 2
+        image = image.transpose(turn) if turn is not None else image
+        half = max(0.0, *(float(_lightness(strip).max()) for strip in _strips(image))) / 2
+        return np.concatenate([_lightness(strip) > half for strip in _strips(image)])
+
+
+def _lightness(image: Image.Image) -> np.ndarray:
+    """(h, w) grey values, of any number of bits; of colours the largest."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        return np.nan_to_num(values) if values.dtype.kind == "f" else values
+    values = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    return values.max(-1) if values.ndim == 3 else values
 
 
 def decode_layer(path: Path) -> np.ndarray:
@@ -127,7 +143,7 @@ def decode_layer(path: Path) -> np.ndarray:
         if image.mode.startswith("I"):  # 16-bit grey with one transparent value, which Pillow does not convert
             values = np.asarray(image)
             alpha = Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
-            colour = _from_deep_grey(values).convert("RGB")
+            colour = _from_deep_grey(values, *_written_range(image)).convert("RGB")
         else:
             rgba = image.convert("RGBA")
             rgba.info |= {"icc_profile": image.info.get("icc_profile") if "L" not in image.mode else None}
@@ -142,19 +158,18 @@ def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _decode(image: Image.Image, longest: int) -> Decoded:
-    """The steps from an open file to pixels; the order keeps full-size copies few."""
+def _decode(image: Image.Image, longest: int, max_memory: float) -> Decoded:
+    """The steps from an open file to pixels, without a second copy of a large image."""
     size, box = image.size, None
     if image.format in ("JPEG", "MPO"):  # decodes straight to a half, a quarter or an eighth
         drafted = image.draft(None, fitted(size, longest))
         box = drafted[1] if drafted else None
+    _check_memory(image, size, max_memory)
     image.load()
     if box is None:
         size = image.size  # Pillow has already turned a TIFF upright
     turn = _orientation(image)
-    image = _eight_bit(image)
-    if fitted(size, longest) != image.size:
-        image = image.resize(fitted(size, longest), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    image = _reduced(image, fitted(size, longest), box)
     colour = _to_srgb(image)
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     if alpha is not None:
@@ -171,6 +186,63 @@ def _frozen(image: Image.Image) -> np.ndarray:
     array = np.array(image)
     array.setflags(write=False)
     return array
+
+
+def _check_memory(image: Image.Image, size: tuple[int, int], max_memory: float) -> None:
+    """Refuses a large image, of this size in its file, that can't be decoded within ``max_memory`` GB."""
+    pixels = size[0] * size[1]
+    if not max_memory or pixels <= _LARGE:
+        return
+    each = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
+    decoded = image.size[0] * image.size[1] * each * _COPIES.get(image.format or "", 1)
+    coefficients = pixels * 6 if image.info.get("progressive") else 0  # a progressive JPEG's, all of them
+    needed = ((held_now() or 0.0) + decoded + coefficients + _WORK) / 1e9
+    if needed > max_memory:
+        raise TooLargeError(
+            f"it has {pixels / 1e6:.0f} megapixels: to decode them may take {needed:.1f} GB of memory, and "
+            f"max_memory allows {max_memory:g}"
+        )
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The image, or, where it is large, one part of its rows after the other."""
+    width, height = image.size
+    if width * height <= _LARGE:
+        yield image
+        return
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        yield image.crop((0, top, width, min(top + rows, height)))
+
+
+def _reduced(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None) -> Image.Image:
+    """A loaded image as :func:`_eight_bit`, reduced to this size; a large one strip by strip.
+
+    Args:
+        image: its ``info`` is kept.
+        size: width and height of the result.
+        box: the part of it that is to be seen; None: all.
+    """
+    eight_bit = _eight_bit(image)
+    if size == image.size:
+        return eight_bit(image)
+    if image.width * image.height <= _LARGE:
+        return eight_bit(image).resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    left, upper, right, lower = box or (0, 0, *image.size)
+    scale, parts = (lower - upper) / size[1], []
+    rows = max(1, int(_STRIP / image.width / scale))
+    for top in range(0, size[1], rows):
+        bottom = min(top + rows, size[1])
+        first, last = upper + top * scale, upper + bottom * scale
+        start, end = max(0, int(first - _MARGIN * scale)), min(image.height, int(last + _MARGIN * scale) + 1)
+        strip = eight_bit(image.crop((0, start, image.width, end)))
+        seen = (left, first - start, right, min(last - start, strip.height))
+        parts.append(strip.resize((size[0], bottom - top), Image.Resampling.LANCZOS, box=seen, reducing_gap=3.0))
+    found = Image.new(parts[0].mode, size)
+    for number, part in enumerate(parts):
+        found.paste(part, (0, number * rows))
+    found.info = dict(image.info)
+    return found
 
 
 def _check_shape(size: tuple[int, int]) -> None:
@@ -195,29 +267,48 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """The image in one of the modes L, RGB, RGBA, CMYK, LAB; RGBA only where its alpha says something."""
+def _eight_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """How to bring the image, or any part of it, into one of the modes L, RGB, RGBA, CMYK, LAB.
+
+    RGBA only where the image's alpha says something.
+    """
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(np.asarray(image))
+        low, high = _written_range(image)
+        return lambda part: _from_deep_grey(np.asarray(part), low, high)
     if _has_alpha(image):
         with contextlib.suppress(ValueError, TypeError):  # a transparent colour that the mode can't have
-            rgba = image.convert("RGBA")
-            lowest, highest = rgba.getchannel("A").getextrema()
-            return rgba if lowest < 128 <= highest else rgba.convert("RGB")  # type: ignore[operator]
-    return image if image.mode in ("L", "RGB", "CMYK", "LAB") else image.convert("RGB")
+            extrema = [_rgba(strip).getchannel("A").getextrema() for strip in _strips(image)]
+            if min(low for low, _ in extrema) < 128 <= max(high for _, high in extrema):  # type: ignore[operator]
+                return _rgba
+            return lambda part: _rgba(part).convert("RGB")
+    return lambda part: part if part.mode in ("L", "RGB", "CMYK", "LAB") else part.convert("RGB")
 
 
-def _from_deep_grey(values: np.ndarray) -> Image.Image:
-    """Grey values of more than 8 bits, scaled by the range they were written in: never clipped."""
-    floating = values.dtype.kind == "f"
-    values = values.astype(np.float32)
-    finite = np.isfinite(values)
-    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 1.0)
+def _rgba(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGBA" else image.convert("RGBA")
+
+
+def _written_range(image: Image.Image) -> tuple[float, float]:
+    """Black and white of grey values of more than 8 bits, by the range they were written in."""
+    low, high = np.inf, -np.inf
+    for strip in _strips(image):
+        values = np.asarray(strip)
+        values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low > high:
+        low, high = 0.0, 1.0
     # Cameras and scanners store 10, 12 or 14 bits in 16; floats are mostly in [0, 1].
-    ranges = [1.0] * floating + [2.0**bits - 1 for bits in (8, 10, 12, 14, 16)]
+    ranges = [1.0] * (image.mode == "F") + [2.0**bits - 1 for bits in (8, 10, 12, 14, 16)]
     if low >= 0 and high <= ranges[-1]:
         low, high = 0.0, next(top for top in ranges if high <= top)
-    scaled = (np.where(finite, values, low) - low) * (255 / max(high - low, 1e-30))
+    return low, high
+
+
+def _from_deep_grey(values: np.ndarray, low: float, high: float) -> Image.Image:
+    """Grey values of more than 8 bits, scaled by their range: never clipped."""
+    values = values.astype(np.float32)
+    scaled = (np.where(np.isfinite(values), values, low) - low) * (255 / max(high - low, 1e-30))
     return Image.fromarray(np.clip(scaled + 0.5, 0, 255).astype(np.uint8))
 
 

@@ -260,16 +260,8 @@ class Problem:
 
     @property
     def supported(self) -> Tensor:
-        """(N,) float64: how well each photo goes with others, as :func:`asic3d.orientations.photo_support` has it.
-
-        Copies of one picture count as one photo: they would go together better than any two photos do.
-        """
-        objects = (self.probability * self._mask()).sum(1)
-        kept, place = self.first.unique(return_inverse=True)
-        if len(kept) in (1, len(objects)):
-            return photo_support(self.support, self.pairs, objects)
-        among = torch.isin(self.pairs, kept).all(1)
-        return photo_support(self.support[among], place[self.pairs[among]], objects[kept])[place.cpu()]
+        """(N,) float64: how well each photo goes with others, as :func:`asic3d.orientations.photo_support` has it."""
+        return photo_support(self.support, self.pairs, (self.probability * self._mask()).sum(1), self.first)
 
     def _mask(self) -> Tensor:
         """(N, G * G) float32: 1 for the cells that show the object."""

@@ -331,36 +331,51 @@ def unsure_of_flips(support: Tensor, pairs: Tensor, flips: Tensor) -> Tensor:
     return found < _CLEARLY * other
 
 
-def photo_support(support: Tensor, pairs: Tensor, objects: Tensor) -> Tensor:
+def photo_support(support: Tensor, pairs: Tensor, objects: Tensor, first: Tensor | None = None) -> Tensor:
     """How well each photo goes with others: the second best of its pairs, for the size of the two objects.
 
-    The second best, because a second photo of the same stranger must not help a stranger.
+    The second best, because a second photo of the same stranger must not help a stranger. Copies of one picture count
+    as one photo: they would go together better than any two photos do.
 
     Args:
         support: (E,) float64, of the better orientation.
         pairs: (E, 2) int64.
         objects: (N,) float, cells of each photo's object.
+        first: (N,) int64, for each photo the first one that shows the same picture; None where there are no copies.
+            Where all show one picture, they count as photos nevertheless.
 
     Returns:
         (N,) float64, weight of agreeing matches for each cell of the object.
     """
     count = len(objects)
     size = (objects[pairs[:, 0]] * objects[pairs[:, 1]]).sqrt().clamp(min=1)
-    share = torch.zeros(count, count, dtype=torch.float64)
-    i, j = pairs.cpu().T
-    share[i, j] = share[j, i] = (support / size).double().cpu()
-    return share.topk(min(2, count - 1), 1).values[:, -1]
+    pictures, place = (torch.arange(count) if first is None else first.cpu()).unique(return_inverse=True)
+    if len(pictures) == 1:
+        pictures = place = torch.arange(count)
+    i, j = place[pairs.cpu().T]
+    share = torch.zeros(len(pictures) ** 2, dtype=torch.float64)
+    share.scatter_reduce_(0, i * len(pictures) + j, (support / size).double().cpu(), "amax")  # the copies' best
+    share = share.reshape(len(pictures), -1)
+    share = torch.maximum(share, share.T).fill_diagonal_(0)
+    return share.topk(min(2, len(share) - 1), 1).values[place, -1]
 
 
-def find_outliers(supported: Tensor) -> tuple[int, ...]:
-    """Photos that show something else than the others do, from (N,) :func:`photo_support`.
+def find_outliers(supported: Tensor, first: Tensor) -> tuple[int, ...]:
+    """Photos that show something else than the others do.
+
+    Args:
+        supported: (N,) float64, from :func:`photo_support`.
+        first: (N,) int64, as there: what is found of a picture holds for all its copies.
 
     Returns:
-        Their indices; at most a third of the photos, the least supported ones; none of fewer than four, and none where
-        no two photos seem to show one thing.
+        Their indices; at most a third of the pictures, the least supported ones; none of fewer than four, and none
+        where no two photos seem to show one thing.
     """
-    count, usual = len(supported), float(supported.median())
-    if count < 4 or usual < UNRELATED:
+    pictures = first.cpu().unique()
+    each = supported[pictures]
+    usual = float(each.median())
+    if len(pictures) < 4 or usual < UNRELATED:
         return ()
-    order = supported.argsort(stable=True)[: count // 3]
-    return tuple(sorted(index for index in order.tolist() if supported[index] < _UNLIKE * usual))
+    least = each.argsort(stable=True)[: len(pictures) // 3]
+    strangers = pictures[least[each[least] < _UNLIKE * usual]]
+    return tuple(torch.isin(first.cpu(), strangers).nonzero().flatten().tolist())

@@ -84,7 +84,8 @@ def screen(
     if config.mapping != "spline":
         return photos
     photos = _compared(photos, backbone, cache, progress, seconds)
-    outliers = find_outliers(photos.problem.supported) if config.outliers and photos.problem is not None else ()
+    problem = photos.problem
+    outliers = find_outliers(problem.supported, problem.first) if config.outliers and problem is not None else ()
     if not outliers:
         return photos
     kept = [index for index in range(len(collection)) if index not in outliers]

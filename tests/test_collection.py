@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from asic3d import collection as collection_module
-from asic3d import photo_folder
+from asic3d import decoding, photo_folder
 from asic3d.collection import Collection, load_collection, load_photo
 from asic3d.errors import CollectionError, CollectionWarning
 
@@ -533,3 +533,14 @@ def test_a_collection_shows_itself_in_one_line(tmp_path):
     with pytest.warns(CollectionWarning):
         loaded = load_collection(tmp_path)
     assert repr(loaded) == f"<Collection: 2 photos, 'a.png' to 'b.png' in '{tmp_path}', 1 left out, 1 warning>"
+
+
+def test_a_large_photo_that_can_not_be_decoded_within_max_memory_is_named(tmp_path, monkeypatch):
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / "c").mkdir()
+    scene(9, (300, 200)).save(tmp_path / "c" / "large.png")
+    monkeypatch.setattr(decoding, "_LARGE", 10_000)
+    assert len(load_collection(tmp_path, max_memory=100)) == 3
+    said = refused(tmp_path, max_memory=0.01)
+    assert said.startswith("'c/large.png' is too large: it has 0 megapixels: to decode them may take ")
+    assert said.endswith(" GB of memory, and max_memory allows 0.01. Allow more, or reduce the photo.")

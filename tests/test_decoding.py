@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from asic3d.decoding import UnreadableError, decode, decode_mask
+from asic3d import decoding
+from asic3d.decoding import TooLargeError, UnreadableError, decode, decode_mask
 
 WIDTH, HEIGHT = 64, 48
 RAMP = np.linspace(0, 255, WIDTH)[None].repeat(HEIGHT, 0)  # left to right
@@ -453,3 +454,55 @@ def test_masks_of_other_kinds(tmp_path):
 def test_black_mask_is_empty(tmp_path):
     Image.new("L", (20, 20)).save(tmp_path / "a.png")
     assert not decode_mask(tmp_path / "a.png").any()
+
+
+def large(tmp_path, mode, name, monkeypatch):
+    """A detailed image, and all that decodes it told that it is large."""
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    values = np.random.default_rng(0).integers(0, 256, (30, 24, bands)).repeat(20, 0).repeat(20, 1)
+    if mode == "I;16":
+        image = Image.fromarray(values[..., 0].astype(np.uint16) * 200)
+    elif mode == "P":
+        image = Image.fromarray(values[..., 0].astype(np.uint8)).quantize(16)
+    else:
+        image = Image.fromarray(values.astype(np.uint8).squeeze(), mode)
+    image.save(tmp_path / name)
+    monkeypatch.setattr(decoding, "_LARGE", 10_000)
+    monkeypatch.setattr(decoding, "_STRIP", 30_000)
+    return image.size
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "I;16", "CMYK"])
+@pytest.mark.parametrize("longest", [50, 333, 1024])
+def test_a_large_image_is_worked_on_in_strips(tmp_path, monkeypatch, mode, longest):
+    name = "a.tif" if mode == "CMYK" else "a.png"
+    with monkeypatch.context() as patched:
+        size = large(tmp_path, mode, name, patched)
+        strips = decode(tmp_path / name, longest)
+    whole = decode(tmp_path / name, longest)
+    assert strips.size == whole.size == size
+    assert strips.pixels.shape == whole.pixels.shape
+    # Reducing before the filter begins at other rows in a strip: seen at edges, of which this picture is full.
+    apart = np.abs(strips.pixels.astype(int) - whole.pixels)
+    assert apart.mean() < 1.5 and np.percentile(apart, 99) < 30
+    if longest > 100:
+        assert apart.max() <= 2
+    assert (strips.alpha is None) == (whole.alpha is None) == ("A" not in mode)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+def test_a_large_mask_is_worked_on_in_strips(tmp_path, monkeypatch, mode):
+    with monkeypatch.context() as patched:
+        large(tmp_path, mode, "a.png", patched)
+        strips = decode_mask(tmp_path / "a.png")
+    assert (strips == decode_mask(tmp_path / "a.png")).all() and 0 < strips.mean() < 1
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+def test_memory_that_is_not_enough_for_a_large_image(tmp_path, monkeypatch, extension):
+    large(tmp_path, "RGB", f"a.{extension}", monkeypatch)
+    assert decode(tmp_path / f"a.{extension}", 100, max_memory=100).pixels.any()
+    with pytest.raises(TooLargeError, match=r"^it has 0 megapixels: to decode .* GB .* max_memory allows 0.1$"):
+        decode(tmp_path / f"a.{extension}", 100, max_memory=0.1)
+    monkeypatch.undo()
+    assert decode(tmp_path / f"a.{extension}", 100, max_memory=0.1).pixels.any()  # it is not large

@@ -266,42 +266,69 @@ def test_a_photo_that_may_as_well_face_the_other_way_is_named():
 def test_a_photo_is_supported_by_its_second_best_partner():
     pairs = torch.tensor([[0, 1], [0, 2], [1, 2], [2, 3]])
     support = torch.tensor([8.0, 3.0, 6.0, 1.0], dtype=torch.float64)
-    found = photo_support(support, pairs, torch.tensor([4.0, 16.0, 1.0, 0.0]))
+    found = photo_support(support, pairs, torch.tensor([4.0, 16.0, 1.0, 0.0]), torch.arange(4))
     # shares: 8 / 8, 3 / 2, 6 / 4, 1 / 1 (an object is at least one cell)
     torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 1.5, 0.0], dtype=torch.float64))
-    two = photo_support(support[:1], pairs[:1], torch.tensor([4.0, 16.0]))
+    two = photo_support(support[:1], pairs[:1], torch.tensor([4.0, 16.0]), torch.arange(2))
     torch.testing.assert_close(two, torch.tensor([1.0, 1.0], dtype=torch.float64))
 
 
-def supported(*values):
+def supported(values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def outliers_of(values, first=None):
+    return find_outliers(supported(values), torch.tensor(range(len(values)) if first is None else first))
+
+
+def test_copies_of_a_picture_count_as_one_photo():
+    pairs = torch.tensor([[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]])
+    first = torch.tensor([0, 0, 2, 3])
+    # with its own copy photo 0 goes together best; with 2 its copy goes better than itself
+    support = torch.tensor([9.0, 0.2, 0.1, 0.3, 0.1, 0.4], dtype=torch.float64)
+    found = photo_support(support, pairs, torch.ones(4), first)
+    torch.testing.assert_close(found, torch.tensor([0.1, 0.1, 0.3, 0.1], dtype=torch.float64))
+    # matched with its copies alone, but the copies with others: no stranger
+    pairs, support = torch.tensor([[0, 1], [1, 2], [1, 3]]), torch.tensor([9.0, 0.4, 0.3], dtype=torch.float64)
+    torch.testing.assert_close(photo_support(support, pairs, torch.ones(4), first)[:2], supported((0.3, 0.3)))
+    alone = photo_support(support, pairs, torch.ones(4), torch.zeros(4, dtype=torch.long))
+    torch.testing.assert_close(alone, supported((0.0, 0.4, 0.0, 0.0)))  # all show one picture
+
+
+def test_copies_of_a_picture_are_judged_together():
+    first = [0, 1, 2, 3, 4, 4, 4, 4, 4]
+    assert outliers_of([0.1, 0.1, 0.1, 0.1, *[0.0] * 5], first) == (4, 5, 6, 7, 8)  # one picture of five
+    assert outliers_of([0.1, 0.1, 0.1, *[0.0] * 5], [0, 1, 2, 3, 3, 3, 3, 3]) == (3, 4, 5, 6, 7)
+    assert outliers_of([0.1, 0.1, *[0.0] * 6], [0, 1, *[2] * 6]) == ()  # of three pictures none is left out
+    # the usual support is that of a picture, not of a photo: many copies do not make it
+    assert outliers_of([*[1.0] * 6, 0.05, 0.05, 0.04], [*[0] * 6, 6, 7, 8]) == ()
 
 
 def test_photos_with_hardly_any_support_show_something_else():
     usual = 0.1
     below, above = 0.99 * _UNLIKE * usual, 1.01 * _UNLIKE * usual
-    assert find_outliers(supported(usual, below, usual, usual, 0.11, 0.0)) == (1, 5)
-    assert find_outliers(supported(usual, above, usual, usual)) == ()
-    assert find_outliers(supported(usual, below, usual, usual)) == (1,)
+    assert outliers_of((usual, below, usual, usual, 0.11, 0.0)) == (1, 5)
+    assert outliers_of((usual, above, usual, usual)) == ()
+    assert outliers_of((usual, below, usual, usual)) == (1,)
 
 
 def test_never_are_too_few_photos_left():
-    assert find_outliers(supported(0.1, 0.1, 0.0)) == ()
-    assert find_outliers(supported(0.1, 0.0, 0.1, 0.1, 0.0)) == (1,)  # a third of five is one
-    assert find_outliers(supported(0.001, 0.0, 0.1, 0.1, 0.1, 0.002, 0.1)) == (0, 1)  # the least supported
+    assert outliers_of((0.1, 0.1, 0.0)) == ()
+    assert outliers_of((0.1, 0.0, 0.1, 0.1, 0.0)) == (1,)  # a third of five is one
+    assert outliers_of((0.001, 0.0, 0.1, 0.1, 0.1, 0.002, 0.1)) == (0, 1)  # the least supported
 
 
 def test_photos_of_nothing_in_common_have_no_outliers():
     values = [1.0, 0.9, 1.1, 1.0, 0.0]
-    assert find_outliers(supported(*(0.99 * UNRELATED * value for value in values))) == ()
-    assert find_outliers(supported(*(1.01 * UNRELATED * value for value in values))) == (4,)
+    assert outliers_of([0.99 * UNRELATED * value for value in values]) == ()
+    assert outliers_of([1.01 * UNRELATED * value for value in values]) == (4,)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_at_most_a_third_are_left_out_and_none_without_reason(values):
-    found = find_outliers(supported(*values))
+    found = outliers_of(values)
     assert list(found) == sorted(set(found)) and len(found) <= len(values) // 3
-    usual = float(supported(*values).median())
+    usual = float(supported(values).median())
     assert all(values[index] < _UNLIKE * usual for index in found)
     kept = [value for index, value in enumerate(values) if index not in found]
     assert all(values[index] <= min(kept) for index in found)

@@ -68,7 +68,9 @@ def align_folder(
     choose_device(config.device)  # what is wrong is said before the photos are loaded
     check_backbone(config.backbone, config.weights)
     start = time.perf_counter()
-    collection = asic3d.load_collection(photos, masks=masks, strict=strict, progress=progress)
+    collection = asic3d.load_collection(
+        photos, masks=masks, strict=strict, max_memory=config.max_memory, progress=progress
+    )
     loading = time.perf_counter() - start
     alignment = asic3d.align(collection, config, progress=progress, cache=run / "cache", checkpoint=run / CHECKPOINT)
     if changed := collection.changed():
