@@ -148,9 +148,9 @@ def map_photo(
     size = (max(1, round(photo.size[0] * scale)), max(1, round(photo.size[1] * scale)))
     shrinks = size[0] < photo.pixels.shape[1]
     pixels = cv2.resize(photo.pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    share = mask.astype(np.float32) / (255 if mask.dtype == np.uint8 else 1)
     shrinks = size[0] < mask.shape[1]
-    share = cv2.resize(share, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    share = cv2.resize(mask, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    share = share.astype(np.float32) / (255 if mask.dtype == np.uint8 else 1)
     return MappedPhoto(
         pixels.astype(np.float32) / 255,
         cells_to_photo(canonical.float().cpu().numpy(), size, smooth=True),

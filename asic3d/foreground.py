@@ -32,6 +32,8 @@ _SAMPLE, _FEW_PIXELS = 80, 100
 surroundings, it holds at least."""
 _COARSE = 128
 """Longer side at which edges are followed for the first time, pixels."""
+_ROWS = 256
+"""Rows of a photo that are worked on at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,8 +339,25 @@ def full_mask(photo: Photo, mask: np.ndarray) -> np.ndarray:
     soft = cv2.resize(mask, working, interpolation=cv2.INTER_LINEAR)
     radius = max(1, round(1.5 * max(working) / max(mask.shape)))
     soft = guided_filter(soft, photo.pixels, radius)
-    soft = cv2.resize(soft, photo.size, interpolation=cv2.INTER_LINEAR)
-    return np.where(soft > 0.5, 255, 0).astype(np.uint8)
+    return _enlarged(soft, photo.size)
+
+
+def _enlarged(soft: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(height, width) uint8, 255 where (h, w) float32 values are above a half between their cells' centres.
+
+    Some rows at a time: at the size of a large photo the values alone would take gigabytes.
+    """
+    width, height = size
+    wide = cv2.resize(soft, (width, len(soft)), interpolation=cv2.INTER_LINEAR)
+    found = np.empty((height, width), np.uint8)
+    for top in range(0, height, _ROWS):
+        rows = slice(top, min(top + _ROWS, height))
+        place = ((np.arange(rows.start, rows.stop) + 0.5) * len(soft) / height - 0.5).clip(0, len(soft) - 1).astype(np.float32)
+        above = place.astype(int)
+        share = (place - above)[:, None]
+        values = wide[above] * (1 - share) + wide[(above + 1).clip(max=len(soft) - 1)] * share
+        found[rows] = (values > 0.5) * np.uint8(255)
+    return found
 
 
 def guided_filter(values: np.ndarray, pixels: np.ndarray, radius: int) -> np.ndarray:
