@@ -114,6 +114,11 @@ class AbsentPhoto(Photo):
             raise self._gone()
         raise AttributeError(name)
 
+    @property
+    def holds_shapes(self) -> bool:  # type: ignore[override]
+        """True: nothing is known against it."""
+        return True
+
     def read_mask(self) -> np.ndarray | None:
         """Raises a CollectionError: the mask is of the photo's pixels."""
         raise self._gone()

@@ -352,7 +352,11 @@ def _enlarged(soft: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     found = np.empty((height, width), np.uint8)
     for top in range(0, height, _ROWS):
         rows = slice(top, min(top + _ROWS, height))
-        place = ((np.arange(rows.start, rows.stop) + 0.5) * len(soft) / height - 0.5).clip(0, len(soft) - 1).astype(np.float32)
+        place = (
+            ((np.arange(rows.start, rows.stop) + 0.5) * len(soft) / height - 0.5)
+            .clip(0, len(soft) - 1)
+            .astype(np.float32)
+        )
         above = place.astype(int)
         share = (place - above)[:, None]
         values = wide[above] * (1 - share) + wide[(above + 1).clip(max=len(soft) - 1)] * share

@@ -124,14 +124,14 @@ class MatchGraph(Brief):
 def taking_part(alignment: "Alignment") -> tuple[int, ...]:
     """The photos whose points may become matches, by index.
 
-    Not those that show something else, nor those that were mirrored to fit: a mirrored photo of a solid thing shows
-    another side of it, or another thing, and no camera explains both.
+    Not those that show something else or nothing, nor those that were mirrored to fit: a mirrored photo of a solid
+    thing shows another side of it, or another thing, and no camera explains both.
     """
     mirrored = alignment.mirrored or (False,) * len(alignment.names)
     return tuple(
         index
-        for index, (name, flipped) in enumerate(zip(alignment.names, mirrored, strict=True))
-        if not flipped and name not in alignment.outliers
+        for index, (photo, flipped) in enumerate(zip(alignment.collection, mirrored, strict=True))
+        if not flipped and photo.name not in alignment.outliers and photo.holds_shapes
     )
 
 
@@ -143,7 +143,7 @@ def canonical_tracks(alignment: "Alignment", max_tracks: int = 4000, min_views: 
     where it is sure, leads back, and has nearly the same canonical coordinate.
 
     Args:
-        alignment: N photos. Those of something else and mirrored ones get no keypoints.
+        alignment: N photos. Those of something else or of nothing and mirrored ones get no keypoints.
         max_tracks: most tracks.
         min_views: photos that a track is seen in at least; all photos where there are fewer.
 
@@ -153,8 +153,8 @@ def canonical_tracks(alignment: "Alignment", max_tracks: int = 4000, min_views: 
     photos = taking_part(alignment)
     if len(photos) < 2:
         raise ExportError(
-            f"Only {len(photos)} of {len(alignment.names)} photos can take part: the others show something else or "
-            "face the other way. Align with --set outliers=false or flips=false if that is wrong."
+            f"Only {len(photos)} of {len(alignment.names)} photos can take part: the others show something else, or "
+            "nothing, or face the other way. Align with --set outliers=false or flips=false if that is wrong."
         )
     views = max(2, min(min_views, len(photos)))
     samples = _Samples.of(alignment, photos)

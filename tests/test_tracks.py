@@ -78,6 +78,14 @@ def test_the_same_tracks_again(planted):
     assert all(np.array_equal(a, b) for a, b in zip(one.keypoints, again.keypoints, strict=True))
 
 
+def test_a_photo_that_shows_nothing_takes_no_part(planted):
+    photos = list(planted.collection)
+    photos[1] = dataclasses.replace(photos[1], pixels=np.full_like(photos[1].pixels, 90))
+    bare = dataclasses.replace(planted, collection=dataclasses.replace(planted.collection, photos=tuple(photos)))
+    assert taking_part(bare) == (0, 2)
+    assert not len(canonical_tracks(bare).keypoints[1])
+
+
 def test_outliers_and_mirrored_photos_take_no_part(planted):
     without = dataclasses.replace(planted, outliers=("b.jpg",))
     assert taking_part(without) == (0, 2)

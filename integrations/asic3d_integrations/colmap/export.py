@@ -275,4 +275,6 @@ def why_left_out(alignment: "Alignment", index: int) -> str:
     """Why a photo takes no part in the matches, a phrase."""
     if alignment.names[index] in alignment.outliers:
         return "it seems to show something else"
+    if not alignment.collection[index].holds_shapes:
+        return "nothing in it can be recognised: it is of one colour, or all shading or grain"
     return "it was mirrored to fit the others, and no camera sees things mirrored"
