@@ -382,8 +382,9 @@ def align(
             an interrupted one of the same photos with the same settings goes on from there. It is deleted at the end.
 
     Raises:
-        AlignmentError: no collection or fewer than two photos, nothing in them can be matched, the training went
-            astray, or it would take more than ``max_memory``.
+        AlignmentError: no collection or fewer than two photos, nothing in them can be matched, or the training went
+            astray.
+        MemoryLimitError: it may take more memory than ``max_memory``.
         CollectionError: there is no such folder, or fewer than two photos in it that can be used.
         BackboneError: the network's weights are missing or wrong.
         ConfigError: the device is not there.

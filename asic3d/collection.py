@@ -15,7 +15,7 @@ from PIL import Image
 from asic3d.config import Progress, ProgressCallback
 from asic3d.content import first_of_picture, grainy, holds_shapes, one_colour, same_picture
 from asic3d.decoding import Decoded, TooLargeError, UnreadableError, decode, decode_mask, quiet_pillow
-from asic3d.errors import CollectionError, CollectionWarning
+from asic3d.errors import CollectionError, CollectionWarning, MemoryLimitError
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
 from asic3d.scratch import Shelf
 from asic3d.storage import sha256_of
@@ -263,8 +263,8 @@ def load_collection(
         progress: called after each photo, with the stage "photos".
 
     Raises:
-        CollectionError: no such folder, fewer than two photos that can be used, a mask that does not fit, or
-            ``max_memory`` is not enough for one of the photos.
+        CollectionError: no such folder, fewer than two photos that can be used, or a mask that does not fit.
+        MemoryLimitError: ``max_memory`` is not enough for one of the photos.
 
     Example:
         >>> load_collection("photos").names  # doctest: +SKIP
@@ -357,7 +357,7 @@ def _load_all(
                     first = photos.setdefault(photo.sha256, photo)
                     loaded.append(photo if first is photo else replace(photo, duplicate_of=first.name))
                 except TooLargeError as error:
-                    raise CollectionError(
+                    raise MemoryLimitError(
                         f"{shown(name)} is too large: {error}. Allow more, or reduce the photo."
                     ) from error
                 except UnreadableError as error:

@@ -7,6 +7,7 @@
     ├── BackboneError           the network: unknown name, weights missing or wrong
     ├── ConfigError             a setting that does not exist or is out of its range
     ├── AlignmentError          the fit: nothing to match, diverged
+    ├── MemoryLimitError        what would take more memory than max_memory allows
     ├── EditError               an edit that is to be propagated: unreadable, without transparency, of another shape
     ├── ExportError             keypoints, matches or photos that can't be handed to another program
     ├── StorageError            run folders and files: exist already, damaged, not writable, of a newer version
@@ -42,6 +43,10 @@ class ConfigError(Asic3dError):
 
 class AlignmentError(Asic3dError):
     """The photos can't be aligned."""
+
+
+class MemoryLimitError(Asic3dError):
+    """The photos would take more memory than ``max_memory`` allows."""
 
 
 class EditError(Asic3dError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asic3d.errors import AlignmentError
+from asic3d.errors import MemoryLimitError
 from asic3d.scratch import BLOCK, LARGE
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def check_memory(load: Load, config: "AlignmentConfig") -> None:
     """Refuses what would not stay within ``max_memory``.
 
     Raises:
-        AlignmentError: it takes more.
+        MemoryLimitError: it takes more.
     """
     held = held_now()
     expected = expected_memory(load, config, held)
@@ -100,7 +100,7 @@ def check_memory(load: Load, config: "AlignmentConfig") -> None:
     upright, rougher = replace(config, turns=False), replace(config, grid=coarser)
     if expected_memory(load, upright, held) < expected_memory(load, rougher, held):
         remedy = "do not look for turned photos (--set turns=false)"
-    raise AlignmentError(
+    raise MemoryLimitError(
         f"{load.photos} photos may take {expected:.1f} GB of memory, and max_memory allows {config.max_memory:g}. "
         f"Allow more, align some of the photos and bring the others in with 'asic3d add', or {remedy}."
     )

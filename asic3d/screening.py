@@ -72,7 +72,8 @@ def screen(
         seconds: gets the time of each stage.
 
     Raises:
-        AlignmentError: nothing in the photos can be matched, or they take more memory than ``max_memory``.
+        AlignmentError: nothing in the photos can be matched.
+        MemoryLimitError: they may take more memory than ``max_memory``.
         StorageError: the cache can't be written.
     """
     check_search(config.search)

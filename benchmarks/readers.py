@@ -24,6 +24,9 @@ from asic3d.rendering import render_collection
 from asic3d.tracks import MatchGraph
 from asic3d_cli.points import read_points
 from asic3d_integrations import exporters
+from asic3d_integrations.batch.batch import run_batch
+from asic3d_integrations.batch.plan import Job
+from asic3d_integrations.batch.work import failed
 from asic3d_integrations.colmap import adding, exported, models, scene
 from asic3d_integrations.colmap.export import ExportOptions, export_colmap
 from asic3d_integrations.datasets.cub import read_cub
@@ -85,6 +88,8 @@ def kinds(world: Path) -> Iterable[Kind]:
         yield Kind(f"{name}.bin", f"model/{name}.bin", mutated.bytes_of, _model)
     yield Kind("images.txt", "text_model/images.txt", mutated.text, _text_model)
     yield Kind("an export's report.json", "export/report.json", mutated.json_text, _export)
+    yield Kind("batch.json", "batch/batch.json", mutated.json_text, _batch)
+    yield Kind("a batch's run.json", "batch/mug/run.json", mutated.json_text, _batch)
     yield Kind("export.json", "csv/export.json", mutated.json_text, _csv)
     yield Kind("tracks.npz", "export/tracks.npz", mutated.bytes_of, _tracks)
     yield Kind("cameras.json", "cameras.json", mutated.json_text, _cameras)
@@ -125,6 +130,8 @@ def make_world(world: Path) -> None:
     alignment.save(world / "run")
     export_colmap(alignment, world / "export", ExportOptions(tracks="canonical", min_views=2))
     exporters.export(alignment, "csv", world / "csv")
+    alignment.save(world / "batch" / "mug")
+    _batch(world)
     _write_model(world)
     _write_formats(world)
     weights = {"a": torch.randn(4, 3), "b.weight": torch.zeros(2)}
@@ -266,6 +273,15 @@ def _export(world: Path) -> None:
     exported.image_names(world / "export", ("photo_01.jpg",))
     exported.images_of(world / "export/sparse/0")
     exported.refuse_earlier(world / "export", True)
+
+
+def _batch(world: Path) -> None:
+    """One collection that is finished and one that fails."""
+    photos, runs = world / "photos", world / "batch"
+    jobs = [Job(name, photos, runs / name, TRAINED, masks=world / "masks") for name in ("mug", "<script>vase")]
+    records = run_batch(jobs, runs, lambda jobs: [(job, failed("It fell <script>down.")) for job in jobs])
+    assert all(record["state"] in ("finished", "failed") for record in records.values())
+    assert "<script" not in (runs / "index.html").read_text(), "its page holds a script"
 
 
 def _csv(world: Path) -> None:

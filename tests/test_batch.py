@@ -138,6 +138,13 @@ def test_a_place_that_can_not_be_written_is_no_fault_of_the_collection(tmp_path)
     assert "is a file" in outcome["error"]
 
 
+def test_a_limit_of_memory_is_no_fault_of_the_collection(tmp_path):
+    job = job_of(photos_in(tmp_path / "photos" / "mug"), tmp_path / "runs")
+    outcome = align_collection(replace(job, config=replace(job.config, max_memory=0.1)))
+    assert outcome["state"] == "failed" and outcome["passing"]
+    assert "max_memory allows 0.1" in outcome["error"]
+
+
 @pytest.mark.parametrize("change", ["photo", "more", "setting", "strict", "mask"])
 def test_what_has_changed_is_done_again(change, three, tmp_path):
     for job in three:

@@ -12,7 +12,7 @@ from PIL import Image
 from asic3d import collection as collection_module
 from asic3d import decoding, photo_folder
 from asic3d.collection import Collection, load_collection, load_photo
-from asic3d.errors import CollectionError, CollectionWarning
+from asic3d.errors import CollectionError, CollectionWarning, MemoryLimitError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -541,6 +541,8 @@ def test_a_large_photo_that_can_not_be_decoded_within_max_memory_is_named(tmp_pa
     scene(9, (300, 200)).save(tmp_path / "c" / "large.png")
     monkeypatch.setattr(decoding, "_LARGE", 10_000)
     assert len(load_collection(tmp_path, max_memory=100)) == 3
-    said = refused(tmp_path, max_memory=0.01)
+    with pytest.raises(MemoryLimitError) as caught:
+        load_collection(tmp_path, max_memory=0.01)
+    said = str(caught.value)
     assert said.startswith("'c/large.png' is too large: it has 0 megapixels: to decode them may take ")
     assert said.endswith(" GB of memory, and max_memory allows 0.01. Allow more, or reduce the photo.")

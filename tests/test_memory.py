@@ -9,7 +9,7 @@ import torch
 
 from asic3d.alignment import align
 from asic3d.config import AlignmentConfig
-from asic3d.errors import AlignmentError
+from asic3d.errors import MemoryLimitError
 from asic3d.features import principal_axes, project
 from asic3d.memory import Load, check_memory, expected_memory
 
@@ -42,7 +42,7 @@ def test_an_alignment_and_its_report_stay_within_max_memory(toy, tmp_path):
 
 def test_more_than_max_memory_is_refused_before_the_work(toy):
     reports = []
-    with pytest.raises(AlignmentError, match=r"^6 photos may take \d\.\d GB of memory, and max_memory allows 0\.1\."):
+    with pytest.raises(MemoryLimitError, match=r"^6 photos may take \d\.\d GB of memory, and max_memory allows 0\.1\."):
         align(toy.collection, replace(toy.config, max_memory=0.1), cache=toy.cache, progress=reports.append)
     assert reports == []
 
@@ -61,7 +61,7 @@ def test_the_remedy_is_one_that_helps():
         (AlignmentConfig(max_memory=1), {"turns": False}),
         (AlignmentConfig(max_memory=1, turns=False), {"grid": 30}),
     ):
-        with pytest.raises(AlignmentError) as refused:
+        with pytest.raises(MemoryLimitError) as refused:
             check_memory(load, config)
         ((name, value),) = remedy.items()
         assert f"--set {name}={str(value).lower()}" in str(refused.value)

@@ -59,8 +59,8 @@ def run_batch(
     """Aligns each collection that is not finished, and writes ``batch.json`` after each and ``index.html`` at the end.
 
     A finished run of the same photos, masks and settings is left as it is; one whose photos or settings have changed is
-    made again. A collection that failed is not tried again before something about it changes, or ``retry`` is set; one
-    that could not be written, on a full disk for example, is.
+    made again. A collection that failed is not tried again before something about it changes, or ``retry`` is set;
+    where the machine was at fault, such as a full disk or too little memory, it is.
 
     Args:
         jobs: the collections.

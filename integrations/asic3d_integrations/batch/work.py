@@ -6,7 +6,7 @@ import traceback
 import warnings
 from typing import Any
 
-from asic3d.errors import Asic3dError, Asic3dWarning, StorageError
+from asic3d.errors import AlignmentError, Asic3dError, Asic3dWarning, CollectionError
 from asic3d_integrations.batch.plan import Job
 
 _PATIENCE = 60.0  # seconds; what a batch left that was killed takes a while to end
@@ -14,7 +14,7 @@ FINISHED, FAILED = "finished", "failed"
 Outcome = dict[str, Any]
 """What became of a collection, as ``batch.json`` has it: ``state``, and with it either what is known of the run
 (``photos``, ``left_out``, ``backbone``, ``verdict``, ``quality``, ``warnings``, ``seconds``) or the ``error``, with
-``passing`` where the place of the run was at fault."""
+``passing`` where the machine was at fault: a full disk, too little memory, a package that is missing."""
 
 
 def align_collection(job: Job) -> Outcome:
@@ -28,13 +28,14 @@ def align_collection(job: Job) -> Outcome:
     start = time.perf_counter()
     try:
         return {"state": FINISHED, **_aligned(job), "seconds": time.perf_counter() - start}
-    except StorageError as error:  # tried again the next time: nothing about the collection has to change for it
-        return failed(str(error), passing=True, seconds=time.perf_counter() - start)
-    except Asic3dError as error:
+    except (CollectionError, AlignmentError) as error:
         return failed(str(error), seconds=time.perf_counter() - start)
+    except Asic3dError as error:  # the machine's fault, not the collection's
+        return failed(str(error), passing=True, seconds=time.perf_counter() - start)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-            return failed("There is not enough memory for it. Run fewer at once (--jobs), or on another machine.")
+            said = "There is not enough memory for it. Run fewer at once (--jobs), or on another machine."
+            return failed(said, passing=True)
         what = " ".join(f"{type(error).__name__}: {error}".split())
         sentence = f"A fault in asic3d stopped it ({what}). Please report it with the traceback in batch.json."
         return failed(sentence, traceback=traceback.format_exc())
