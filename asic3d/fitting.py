@@ -1,5 +1,6 @@
 """The fit: rounds of matching with what is known and solving for the maps into the canonical plane."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from asic3d.canonical import (
     start_affine,
 )
 from asic3d.config import AlignmentConfig, Progress, ProgressCallback
-from asic3d.errors import AlignmentError, StorageError
+from asic3d.errors import AlignmentError, CheckpointWarning, StorageError
 from asic3d.features import FeatureMaps, project
 from asic3d.orientations import MIRRORED, find_flips, oriented, pair_support, photo_support, unsure_of_flips
 from asic3d.retrieval import choose_pairs
@@ -121,7 +122,9 @@ def _save(checkpoint: Checkpoint, state: _State) -> None:
 
 
 def _load(checkpoint: Checkpoint, count: int, cells: int, channels: int) -> _State | None:
-    """The state of an earlier run of the same fit; None where there is none that can be used."""
+    """The state of an earlier run of the same fit; None where there is none. A file that can't be used is warned of."""
+    if not checkpoint.path.is_file():
+        return None
     expected = {
         "affine": (torch.float64, (count, 3, 2)),
         "canonical": (torch.float64, (count, cells, 2)),
@@ -130,10 +133,14 @@ def _load(checkpoint: Checkpoint, count: int, cells: int, channels: int) -> _Sta
     }
     try:
         found = checkpoint.read(expected)
-    except StorageError:
+        done = int(found["done"])
+        if done < 1:
+            raise StorageError(f"'{checkpoint.path}' is damaged: its numbers do not fit together.")
+    except StorageError as error:
+        message = f"The fit begins anew, because its checkpoint can't be used: {error}"
+        warnings.warn(message, CheckpointWarning, stacklevel=2)
         return None
-    done = int(found["done"])
-    return _State(done, found["affine"], found["canonical"], found["metric"]) if done >= 1 else None
+    return _State(done, found["affine"], found["canonical"], found["metric"])
 
 
 def fit_canonical(

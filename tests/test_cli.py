@@ -456,6 +456,13 @@ def test_ctrl_c_before_the_first_checkpoint_promises_none(planted, monkeypatch):
     assert not Path("new run").exists()
 
 
+def test_resume_says_that_there_is_nothing_to_go_on_from(planted):
+    result = run("align", "photos", "--resume")
+    assert result.exit_code == 0
+    assert "There is no checkpoint in 'asic3d_out' to go on from: it begins with the photos." in result.stderr
+    assert "no checkpoint" not in run("align", "photos", "--overwrite").stderr
+
+
 def test_without_resume_an_old_checkpoint_is_not_used(planted, monkeypatch):
     working = asic3d.align
     monkeypatch.setattr(asic3d, "align", interrupt)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from asic3d.canonical import robust_weight
 from asic3d.config import AlignmentConfig, Progress
 from asic3d.coordinates import cell_centres
-from asic3d.errors import AlignmentError
+from asic3d.errors import AlignmentError, CheckpointWarning
 from asic3d.features import FeatureMaps
 from asic3d.fitting import Checkpoint, Problem, fit_canonical
 from asic3d.storage import read_safetensors, write_safetensors
@@ -227,7 +227,8 @@ def rounds_and_result(planted, checkpoint):
 
 def test_the_checkpoint_of_another_fit_is_not_used(planted, whole, tmp_path):
     checkpoint = interrupted(planted, tmp_path / "fit.safetensors", 4, fingerprint="other photos")
-    found, rounds = rounds_and_result(planted, Checkpoint(checkpoint.path, "these photos"))
+    with pytest.warns(CheckpointWarning, match="begins anew, .* is of other photos or settings"):
+        found, rounds = rounds_and_result(planted, Checkpoint(checkpoint.path, "these photos"))
     assert rounds == ROUNDS
     assert_identical(found, whole)
 
@@ -292,7 +293,8 @@ DAMAGES = [
 def test_a_damaged_checkpoint_is_not_used(planted, whole, tmp_path, damage):
     checkpoint = interrupted(planted, tmp_path / "fit.safetensors", 4)
     damage(checkpoint.path)
-    found, rounds = rounds_and_result(planted, checkpoint)
+    with pytest.warns(CheckpointWarning, match="begins anew, because its checkpoint can't be used: "):
+        found, rounds = rounds_and_result(planted, checkpoint)
     assert rounds == ROUNDS
     assert_identical(found, whole)
 

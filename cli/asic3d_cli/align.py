@@ -57,11 +57,13 @@ def align(
     if view and console.as_json:
         raise click.UsageError("--view opens a page for people; leave --json or --view away.")
     from asic3d_cli.summary import run_as_json, show_run
-    from asic3d_integrations.run_making import align_folder, prepared
+    from asic3d_integrations.run_making import CHECKPOINT, align_folder, prepared
 
     existing_folder(photos, "photos")  # a wrong name is said before anything about the run folder
     console.after_interrupt = lambda: _how_to_go_on(console.arguments, run)
     with prepared(run, overwrite=overwrite, resume=resume, photos=photos), console.progress(STAGES) as progress:
+        if resume and not (run / CHECKPOINT).exists():
+            console.note(f"There is no checkpoint in '{run}' to go on from: it begins with the photos.")
         alignment, seconds = align_folder(photos, run, config, progress, masks=masks, strict=strict)
     if console.as_json:
         console.emit(run_as_json(alignment, run, seconds))
