@@ -1,6 +1,7 @@
 """What people name may be anything: a device without an end is refused before it fills the memory."""
 
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +24,30 @@ def test_what_is_within_bounds_is_read_whole(tmp_path):
     assert read_text_bounded(tmp_path / "a", 7) == "ä\r\n"
     with pytest.raises(OSError, match="it is larger than"):
         read_bounded(tmp_path / "a", 6)
+
+
+def test_no_more_memory_is_taken_than_a_file_needs(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 3000)
+    program = (
+        "import resource, sys; from pathlib import Path; from asic3d.reading import read_bounded;"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31));"
+        "print(len(read_bounded(Path(sys.argv[1]), 2**34)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "a"], capture_output=True, text=True, check=True)
+    assert done.stdout == "3000\n"
+
+
+@pytest.mark.parametrize("more", [1, 100])
+def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch, more):
+    monkeypatch.setattr(reading, "_STEP", 7)
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 30)
+    status = path.stat()
+    path.write_bytes(b"x" * (30 + more))
+    monkeypatch.setattr(os, "fstat", lambda _: status)
+    assert len(read_bounded(path, 200)) == 30 + more
+    with pytest.raises(OSError, match="larger than"):
+        read_bounded(path, 29 + more)
 
 
 def test_a_file_with_a_hole_is_refused_by_its_size(tmp_path):
