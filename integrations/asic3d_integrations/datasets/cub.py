@@ -49,6 +49,7 @@ _LIST, _BOXES, _SPLIT = "images.txt", "bounding_boxes.txt", "train_test_split.tx
 _PARTS, _PLACES = "parts/parts.txt", "parts/part_locs.txt"
 _CLEANED = ("test_cub_cleaned.mat", "val_cub_cleaned.mat")
 _PADDING = 0.05  # of the box's width and height, on each side
+_DIGITS = 9  # of a photo's or a part's number, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +196,7 @@ def _read_names(path: Path) -> Iterator[tuple[int, str]]:
         number, _, name = line.strip().partition(" ")
         if not line.strip():
             continue
-        if not number.isdecimal() or not name.strip():
+        if not number.isdecimal() or len(number) > _DIGITS or not name.strip():
             raise malformed(path, f"'{line.strip()}' is no number and name")
         yield int(number), name.strip()
 
