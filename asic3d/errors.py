@@ -21,11 +21,20 @@
     ├── CheckpointWarning       an interrupted run that begins anew
     └── EditWarning             an edit that was changed before it was propagated
 
-A message names the photo or file, says what was found and what is needed, and ends with what to do next.
+A message names the photo or file, says what was found and what is needed, and ends with what to do next. It is one
+line, whatever a file is called: letters that would break it, or steer a terminal, are spelled out.
 """
 
 
-class Asic3dError(Exception):
+class _OneLine(Exception):
+    def __str__(self) -> str:
+        letters = super().__str__()
+        if letters.isprintable():
+            return letters
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in letters)
+
+
+class Asic3dError(_OneLine):
     """Base of all errors that asic3d raises on purpose."""
 
 
@@ -69,7 +78,7 @@ class PluginError(Asic3dError):
     """What another package adds to asic3d does not work."""
 
 
-class Asic3dWarning(UserWarning):
+class Asic3dWarning(_OneLine, UserWarning):
     """Base of all warnings of asic3d: what people should be told."""
 
 

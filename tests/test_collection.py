@@ -196,7 +196,7 @@ def test_folder_that_is_missing_or_a_file(tmp_path):
     assert refused(tmp_path, masks=tmp_path / "m") == (
         f"There is no folder '{tmp_path / 'm'}'. Give the folder that holds the masks."
     )
-    assert refused("a\0b") == "There is no folder 'a\0b'. Give the folder that holds the photos."
+    assert refused("a\0b") == r"There is no folder 'a\x00b'. Give the folder that holds the photos."
     assert refused("a" * 5000) == (
         f"The folder '{'a' * 5000}' can't be reached (File name too long). Give the folder that holds the photos."
     )

@@ -112,7 +112,7 @@ def test_cub_that_is_not_there_or_half(cub):
     ("name", "change", "why"),
     [
         ("images.txt", lambda text: text + "6\n", "'6' is no number and name"),
-        ("images.txt", lambda text: text + "9" * 400 + " a/b.jpg", "9 a/b.jpg' is no number and name"),
+        ("images.txt", lambda text: text + "9" * 400 + " a/b.jpg", f"'{'9' * 40}' is no number and name"),
         (
             "images.txt",
             lambda text: text.replace("Laysan_0", "../0"),

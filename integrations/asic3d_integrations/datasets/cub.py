@@ -197,7 +197,7 @@ def _read_names(path: Path) -> Iterator[tuple[int, str]]:
         if not line.strip():
             continue
         if not number.isdecimal() or len(number) > _DIGITS or not name.strip():
-            raise malformed(path, f"'{line.strip()}' is no number and name")
+            raise malformed(path, f"'{line.strip()[:40]}' is no number and name")
         yield int(number), name.strip()
 
 
