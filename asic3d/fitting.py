@@ -38,6 +38,7 @@ from asic3d.storage import read_safetensors, write_safetensors
 OBJECT = 0.15
 """Recurring probability from which a cell may be matched; matches weigh in proportion to it."""
 _FEWEST_CELLS = 30  # that are matched in a photo, if it has as many
+_FARTHEST = 1e6  # what a checkpoint may hold: the plane is a few units wide
 _STIFFEST = 0.3  # of the first spline round
 
 
@@ -134,7 +135,8 @@ def _load(checkpoint: Checkpoint, count: int, cells: int, channels: int) -> _Sta
     try:
         found = checkpoint.read(expected)
         done = int(found["done"])
-        if done < 1:
+        largest = max(float(found[name].abs().max()) for name in ("affine", "canonical", "metric"))
+        if done < 1 or largest > _FARTHEST:
             raise StorageError(f"'{checkpoint.path}' is damaged: its numbers do not fit together.")
     except StorageError as error:
         message = f"The fit begins anew, because its checkpoint can't be used: {error}"

@@ -261,6 +261,10 @@ def fewer_photos(path):
     change(path, affine=lambda value: value[:-1], canonical=lambda value: value[:-1])
 
 
+def far_away(path):
+    change(path, canonical=lambda value: value * 1e200)
+
+
 def before_the_beginning(path):
     change(path, done=lambda value: value * 0 - 2**62)
 
@@ -285,6 +289,7 @@ DAMAGES = [
     other_grid,
     other_precision,
     fewer_photos,
+    far_away,
     before_the_beginning,
 ]
 
