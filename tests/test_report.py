@@ -16,7 +16,7 @@ from asic3d import pictures, verdict
 from asic3d.config import make_config
 from asic3d.errors import StorageError
 from asic3d.judgement import UNRELATED, standing_warnings
-from asic3d_integrations import report
+from asic3d_integrations import report, report_sections
 from asic3d_integrations.report import write_report
 from asic3d_integrations.sampled_matches import sample_matches
 
@@ -338,6 +338,20 @@ def captions(alignment, folder) -> list[list[str]]:
     overview = text.split('class="rows pairs"')[1].split("</ol>")[0]
     found = [re.findall(r'<span class="(?:tag|fit \w+)">([^<]*)</span>', item) for item in overview.split("</li>")]
     return [words for words in found if words]
+
+
+def test_of_many_photos_those_that_fit_least_come_first(planted, tmp_path, monkeypatch):
+    confidence = planted.confidence * torch.tensor([1.0, 0.7, 0.4])[:, None, None]
+    alignment = replace(planted, confidence=confidence, outliers=("b.jpg",))
+
+    def order(folder):
+        text = page_of(alignment, folder)[1]
+        overview = text.split('class="rows pairs"')[1].split("</ol>")[0]
+        return re.findall(r'class="name">\d · ([^<]*)<', overview), "The photos that fit least come first." in text
+
+    assert order(tmp_path / "few") == (["a.jpg", "b.jpg", "c.jpg"], False)
+    monkeypatch.setattr(report_sections, "_WEAKEST", 2)
+    assert order(tmp_path / "many") == (["b.jpg", "c.jpg", "a.jpg"], True)
 
 
 def test_captions_say_how_a_photo_stands(planted, tmp_path):

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _NOTHING = "nothing to compare"
 _WEAKEST = 24
-"""Photos in the table of which fits which, where there are too many for all of them."""
+"""Photos in the table of which fits which, where there are too many for all of them; more are shown weakest first."""
+_LEVELS = (verdict.POOR, verdict.FAIR, verdict.GOOD)
 
 
 def sections(
@@ -31,6 +32,8 @@ def sections(
     level, sentence = verdict.verdict(alignment)
     reference = views[samples.reference()]
     compared = not verdict.shows_nothing(alignment)
+    many, fits = len(views) > _WEAKEST, verdict.photo_fits(alignment)
+    weakest_first = sorted(views, key=lambda view: (_LEVELS.index(view.level), fits[view.index]))
     return {
         "title": escape(title(alignment)),
         "facts": _facts(alignment),
@@ -41,7 +44,8 @@ def sections(
         "warnings": _warnings(alignment),
         "photos": "\n".join(two_at_a_time(View.stored, views)),
         "frame": _frame(alignment),
-        "pairs": "\n".join(two_at_a_time(partial(_pair, compared=compared), views)),
+        "order": " The photos that fit least come first." if many else "",
+        "pairs": "\n".join(two_at_a_time(partial(_pair, compared=compared), weakest_first if many else views)),
         "points_text": _points_text(views, reference, samples),
         "points": "\n".join(_points(view, reference, samples) for view in views),
         "cutouts": "\n".join(_cutout(view) for view in views),
