@@ -145,12 +145,14 @@ def _similar_pairs(described: Tensor, cells: Sequence[Tensor]) -> list[Pair]:
 
 
 def _mutual(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of two tables of descriptors on the CPU that are each other's nearest."""
     if not len(one) or not len(other):
         return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
     similarity = one @ other.T
-    forth, back = similarity.argmax(1), similarity.argmax(0)
-    mutual = (back[forth] == torch.arange(len(one), device=forth.device)).nonzero()[:, 0]
-    return mutual.cpu(), forth[mutual].cpu()
+    forth = torch.from_numpy(similarity.numpy().argmax(1))  # a quarter of torch's time
+    best = similarity.gather(1, forth[:, None])[:, 0]
+    mutual = (best >= similarity.amax(0)[forth]).nonzero()[:, 0]  # a tenth of the time of looking where it is
+    return mutual, forth[mutual]
 
 
 def promising_pairs(matches: dict[Pair, Matches], partners: int) -> list[Pair]:

@@ -83,6 +83,7 @@ def bridges(
     *,
     seed: int = 0,
     threads: int = 2,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Pair, FlowMatches]:
     """Pairs between groups of photos that no believed pair connects yet.
 
@@ -95,6 +96,7 @@ def bridges(
         found: believed pairs.
         seed: of the draws.
         threads: as :func:`flow_pairs` has it.
+        told: called after each pair of a turn, with how many are done and how many there may be.
     """
     earlier: dict[Pair, list[FlowMatches]] = {}
     added: dict[Pair, FlowMatches] = {}
@@ -105,7 +107,8 @@ def bridges(
                 lambda pair, turn=turn: _answer(views[pair[0]], views[pair[1]], seeds[pair], seed, turn, _SUBSET),
                 chosen,
             )
-            for pair, answer in zip(chosen, answers, strict=True):
+            for done, (pair, answer) in enumerate(zip(chosen, answers, strict=True), 1 + turn * len(chosen)):
+                told(done, PATIENT * len(chosen))
                 if answer is None:
                     continue
                 believed = _confirmed(answer, earlier.setdefault(pair, []))

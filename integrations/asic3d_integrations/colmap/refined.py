@@ -23,6 +23,7 @@ STAGES = {
     "turns": "Standing the photos upright",
     "coarse": "Matching the photos coarsely",
     "flow": "Following pairs of photos by optical flow",
+    "bridges": "Looking for pairs that connect groups of photos",
     "sift": "Matching SIFT keypoints",
 }
 """Stage -> what it does, in words."""
@@ -106,7 +107,14 @@ def refined_graph(
         threads=options.threads,
         told=lambda done: told(Progress("flow", done, len(pairs))),
     )
-    found |= bridges(views, seeds, found, seed=options.seed, threads=options.threads)
+    found |= bridges(
+        views,
+        seeds,
+        found,
+        seed=options.seed,
+        threads=options.threads,
+        told=lambda done, total: told(Progress("bridges", done, total)),
+    )
     found |= strengthened(views, seeds, found, seed=options.seed, threads=options.threads)
     found = dict(sorted(found.items()))
     clock("flow")
