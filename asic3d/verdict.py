@@ -24,6 +24,9 @@ CONFIDENCE_MEANING = (
 )
 """Measured with the embedded backbone on six sets of annotated photos."""
 
+_FEW = 5
+"""Photos below which chance decides whether they seem to show one thing: three photos of sheep did with three of six
+seeds."""
 _PHOTO_LIMITS = (0.36, 0.2)  # at least: good, fair
 _MEANINGS: dict[str, tuple[str, str, str, tuple[float, float]]] = {
     "confidence": (
@@ -175,7 +178,9 @@ def verdict(alignment: "Alignment") -> tuple[str, str]:
         return POOR, "The training has not brought the photos together yet; points are mostly guesses."
 
     if _unrelated(alignment):
-        return POOR, "These photos do not seem to show one thing: what was found in common is mostly chance."
+        sentence = "These photos do not seem to show one thing: what was found in common is mostly chance."
+        few = len(alignment.names) < _FEW
+        return POOR, sentence + " Of so few photos that is easily wrong: more of them tell it better." * few
     levels = photo_levels(alignment)
     fair, poor = (
         [f"“{name}”" for name, level in zip(alignment.names, levels, strict=True) if level == wanted]

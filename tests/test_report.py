@@ -284,6 +284,14 @@ def test_a_network_that_is_not_trained_has_no_good_figures_of_its_map(planted):
     assert verdict.photo_levels(replace(untrained(planted), config=planted.config)) == ("good",) * 3
 
 
+def test_of_few_photos_it_is_not_sure_that_they_show_nothing_in_common(planted, monkeypatch):
+    unrelated = replace(planted, quality={"support": 0.0001})
+    level, sentence = verdict.verdict(unrelated)
+    assert level == "poor" and sentence.endswith(" Of so few photos that is easily wrong: more of them tell it better.")
+    monkeypatch.setattr(verdict, "_FEW", 3)
+    assert verdict.verdict(unrelated)[1].endswith("what was found in common is mostly chance.")
+
+
 def test_doubts_about_answers(planted):
     assert verdict.doubts(planted, planted.names) == ()
     (sentence,) = verdict.doubts(untrained(planted), ())
