@@ -136,13 +136,13 @@ def _old_masks(folder: Path) -> set[Path]:
 
 
 def _tensors(alignment: Alignment) -> dict[str, Tensor]:
-    space, placing = alignment.space, alignment.placing
+    space, placing, features = alignment.space, alignment.placing, alignment.features
     return {
         "descriptors": space.descriptors.half(),
         "canonical": space.canonical,
         "foreground": space.foreground,
         "valid": space.valid,
-        "features": _packed(alignment.features),
+        "features": _copied(features, torch.empty(features.shape, dtype=torch.float16)),
         "confidence": alignment.confidence.flatten(1),
         "projection": placing.projection,
         "mean": placing.mean,
@@ -229,7 +229,7 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
     collection = _load_photos(facts, photos)
     trained = config.mapping == "network" or config.refine_steps > 0
     tensors = _read_tensors(facts, len(collection), _TRAINED if trained else {})
-    count = len(collection)
+    count, features = len(collection), tensors.pop("features")
     places = (tensors["canonical"], tensors["foreground"], tensors["valid"])
     if config.mapping == "network":
         space = canonical_space(*places)
@@ -239,7 +239,7 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
         collection=collection,
         config=config,
         space=space,
-        features=_unpacked(tensors.pop("features")),
+        features=_copied(features, scratch(features.shape)),
         confidence=tensors["confidence"].reshape(count, space.grid, space.grid),
         masks=tuple(tensors[f"mask{i}"].numpy().astype(np.float32) / 255 for i in range(count)),
         placing=Placing(
@@ -263,22 +263,12 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
     )
 
 
-def _packed(values: Tensor) -> Tensor:
-    """(N, ...) float32 values, perhaps in a file, as float16."""
-    found = torch.empty(values.shape, dtype=torch.float16)
-    for place, some in zip(found.split(_PHOTOS), values.split(_PHOTOS), strict=True):
+def _copied(values: Tensor, into: Tensor) -> Tensor:
+    """Values of N photos, one or both perhaps in a file, in another precision."""
+    for place, some in zip(into.split(_PHOTOS), values.split(_PHOTOS), strict=True):
         place.copy_(some)
         forget()
-    return found
-
-
-def _unpacked(values: Tensor) -> Tensor:
-    """(N, ...) float16 values as float32, perhaps in a file."""
-    found = scratch(values.shape)
-    for place, some in zip(found.split(_PHOTOS), values.split(_PHOTOS), strict=True):
-        place.copy_(some)
-        forget()
-    return found
+    return into
 
 
 def _read_tensors(facts: RunFacts, count: int, others: _Expected) -> dict[str, Tensor]:
