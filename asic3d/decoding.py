@@ -108,7 +108,7 @@ def decode_mask(path: Path) -> np.ndarray:
     with _opened(path) as image:
         image.load()
         turn = _TURNS.get(_orientation(image))
-        if _has_alpha(image) and (alpha := image.convert("RGBA").getchannel("A")).getextrema() != (255, 255):
+        if _has_alpha(image) and (alpha := _rgba(image).getchannel("A")).getextrema() != (255, 255):
             image = alpha
         image = image.transpose(turn) if turn is not None else image
         half = max(0.0, *(float(_lightness(strip).max()) for strip in _strips(image))) / 2
