@@ -227,18 +227,22 @@ def with_outliers(alignment: "Alignment", collection: Collection, outliers: tupl
 def with_photos(alignment: "Alignment", names: Sequence[str]) -> "Alignment":
     """An alignment with these of its photos, in this order; each stays exactly where it is."""
     order = [alignment.names.index(name) for name in names]
+    photos = tuple(alignment.collection.photos[index] for index in order)
+    return with_copies(alignment, dataclasses.replace(alignment.collection, photos=photos), order)
+
+
+def with_copies(alignment: "Alignment", collection: Collection, order: Sequence[int]) -> "Alignment":
+    """The photos of a collection, each of which lies where the photo of the alignment with this index lies."""
     space = alignment.space
     return dataclasses.replace(
         alignment,
-        collection=dataclasses.replace(
-            alignment.collection, photos=tuple(alignment.collection.photos[index] for index in order)
-        ),
+        collection=collection,
         space=dataclasses.replace(
             space,
-            descriptors=space.descriptors[order],
-            canonical=space.canonical[order],
-            foreground=space.foreground[order],
-            valid=space.valid[order],
+            descriptors=space.descriptors[[*order]],
+            canonical=space.canonical[[*order]],
+            foreground=space.foreground[[*order]],
+            valid=space.valid[[*order]],
         ),
         features=torch.index_select(
             alignment.features,
@@ -246,9 +250,13 @@ def with_photos(alignment: "Alignment", names: Sequence[str]) -> "Alignment":
             torch.tensor(order, device=space.canonical.device),
             out=scratch((len(order), *alignment.features.shape[1:]), space.canonical.device),
         ),
-        confidence=alignment.confidence[order],
+        confidence=alignment.confidence[[*order]],
         masks=tuple(alignment.masks[index] for index in order),
         turns=tuple(alignment.turns[index] for index in order if alignment.turns),
         mirrored=tuple(alignment.mirrored[index] for index in order if alignment.mirrored),
-        outliers=tuple(name for name in alignment.outliers if name in names),
+        outliers=tuple(
+            name
+            for name, index in zip(collection.names, order, strict=True)
+            if alignment.names[index] in alignment.outliers
+        ),
     )

@@ -218,7 +218,7 @@ class Alignment:
             points: (n, 2) float, original pixels of the source: x right, y down, (0, 0) = centre of the top-left pixel.
                 Points beside the object or the photo are answered too, with low confidence.
             source: name of the photo that the points are in.
-            target: name of the photo where they are wanted.
+            target: name of the photo where they are wanted. In a copy of the source's file they are where they were.
 
         Raises:
             CollectionError: there is no photo of that name.
@@ -228,7 +228,16 @@ class Alignment:
             >>> alignment.transfer([[120, 80]], source="a.jpg", target="b.jpg").points  # doctest: +SKIP
             tensor([[98.4, 131.0]], dtype=torch.float64)
         """
-        return self._transfer(self.space, points, source, target)
+        found = self._transfer(self.space, points, source, target)
+        if not self._are_copies(source, target):
+            return found
+        return dataclasses.replace(found, points=_as_points(points), cycle_error=torch.zeros_like(found.cycle_error))
+
+    def _are_copies(self, one: str, other: str) -> bool:
+        """Whether two photos are the same file, and lie in the same place."""
+        first, second = self.collection.index(one), self.collection.index(other)
+        same = self.collection[first].sha256 == self.collection[second].sha256
+        return same and torch.equal(self.space.canonical[first], self.space.canonical[second])
 
     def transfer_all(self, points: "Mapping[str, ArrayLike]") -> Iterator[tuple[str, dict[str, tuple[Tensor, Tensor]]]]:
         """Follows a few points of some photos into every photo: much faster than :meth:`transfer` for each pair.
@@ -251,8 +260,11 @@ class Alignment:
         device = self.space.canonical.device
         starts = {self.collection.index(name): _as_points(some).to(device) for name, some in points.items()}
         for name, found in zip(self.names, transfer_all(self.space, starts, self.sizes), strict=True):
-            answers = ((place.cpu(), sure.cpu()) for place, sure in found.values())
-            yield name, dict(zip(points, answers, strict=True))
+            answers = zip(points, starts.values(), found.values(), strict=True)
+            yield name, {
+                source: ((start if self._are_copies(source, name) else place).cpu(), sure.cpu())
+                for source, start, (place, sure) in answers
+            }
 
     def nearest_neighbour(self, points: "ArrayLike", *, source: str, target: str) -> Correspondences:
         """The baseline: as :meth:`transfer`, by the backbone's features alone, without the alignment."""
@@ -373,6 +385,8 @@ def align(
 ) -> Alignment:
     """Aligns the photos of a collection.
 
+    A copy of a photo's file lies exactly where the photo does, and has no say.
+
     Args:
         collection: two photos or more; or the path of their folder, which :func:`load_collection` loads.
         config: the settings.
@@ -406,6 +420,7 @@ def align(
     config = config or AlignmentConfig()
     if len(collection) < 2:
         raise AlignmentError(f"An alignment needs two photos or more; this collection has {len(collection)}.")
+    whole, (collection, places) = collection, _without_copies(collection)
     device = choose_device(config.device)
     seconds: dict[str, float] = {}
     with torch.no_grad():
@@ -425,9 +440,37 @@ def align(
         from asic3d.adding import with_outliers
 
         alignment = with_outliers(alignment, collection, photos.outliers)
+    if len(collection) < len(whole):
+        from asic3d.adding import with_copies
+
+        alignment = with_copies(alignment, whole, places)
     if place is not None:
         place.path.unlink(missing_ok=True)
     return alignment
+
+
+def _without_copies(collection: Collection) -> tuple[Collection, list[int]]:
+    """The photos but for copies of another's file with the same mask, and for each photo its place among those left.
+
+    All of them where fewer than two would be left.
+    """
+    left: dict[str, int] = {}
+    places = []
+    for photo in collection:
+        first = None if photo.duplicate_of is None else collection[photo.duplicate_of]
+        if first is not None and _same_mask(first, photo):
+            places.append(left[first.name])
+        else:
+            places.append(left.setdefault(photo.name, len(left)))
+    if len(left) < 2:
+        return collection, list(range(len(collection)))
+    return dataclasses.replace(collection, photos=tuple(collection[name] for name in left)), places
+
+
+def _same_mask(one: Photo, other: Photo) -> bool:
+    if one.mask is None or other.mask is None:
+        return one.mask is other.mask
+    return np.array_equal(one.mask, other.mask)
 
 
 def _judged(

@@ -12,6 +12,7 @@ from asic3d.backbones import Backbone
 from asic3d.best_buddies import BestBuddies, Cells, find_best_buddies, pack_cells
 from asic3d.canonical import AFFINE_SCALES, affine_map, place_affine, place_spline, start_affine
 from asic3d.collection import Photo
+from asic3d.content import first_of_picture
 from asic3d.coordinates import photo_cells
 from asic3d.errors import AlignmentError
 from asic3d.features import describe, extract_photo
@@ -188,4 +189,5 @@ def usual_support(alignment: "Alignment") -> float:
     buddies = find_best_buddies(space.descriptors[chosen], cells, pairs)
     weight = match_weights(buddies, likely, alignment.config.similarity_power)
     support = pair_support(buddies, weight, space.canonical[chosen].double(), pairs, (0,))
-    return float(photo_support(support[:, 0], pairs, likely.sum(1)).median())
+    first = torch.tensor(first_of_picture([alignment.collection[index].pixels for index in chosen]))
+    return float(photo_support(support[:, 0], pairs, likely.sum(1), first).median())

@@ -292,6 +292,43 @@ def test_a_damaged_checkpoint_is_not_used(toy, tmp_path, content):
     assert_same_bits(found, toy.alignment)
 
 
+# --- copies of a photo's file
+
+
+def with_copies(toy) -> Collection:
+    """A copy of the last photo before all others, and one of the first photo after them."""
+    photos = toy.collection.photos
+    late = dataclasses.replace(photos[-1], name="a copy.jpg")
+    early = dataclasses.replace(photos[0], name="z copy.jpg", duplicate_of=photos[0].name)
+    last = dataclasses.replace(photos[-1], duplicate_of=late.name)
+    return Collection(toy.collection.root, (late, *photos[:-1], last, early))
+
+
+def test_copies_lie_where_the_photo_lies_and_have_no_say(toy):
+    copied = align(with_copies(toy), toy.config, cache=toy.cache)
+    first, last = toy.collection.names[0], toy.collection.names[-1]
+    assert copied.names == ("a copy.jpg", *toy.collection.names, "z copy.jpg")
+    for one, copy in ((first, "z copy.jpg"), (last, "a copy.jpg")):
+        i, j = copied.names.index(one), copied.names.index(copy)
+        for values in (copied.canonical, copied.foreground, copied.confidence, copied.features):
+            assert torch.equal(values[i], values[j])
+        points = [[100, 80], [60.5, 70.25]]
+        there = copied.transfer(points, source=one, target=copy)
+        assert there.points.tolist() == points and there.cycle_error.tolist() == [0, 0]
+        (found,) = (some["a copy.jpg"][0] for name, some in copied.transfer_all({"a copy.jpg": points}) if name == last)
+        assert found.tolist() == points
+    assert len(copied.masks) == len(copied.turns) == len(copied.mirrored) == len(copied.names)
+    assert copied.pairs == len(toy.collection) * (len(toy.collection) - 1) // 2
+
+
+def test_a_copy_with_another_mask_is_a_photo_like_others(toy):
+    copies = with_copies(toy)
+    mask = np.full(copies.photos[-1].pixels.shape[:2], 255, np.uint8)
+    other = dataclasses.replace(copies.photos[-1], mask=mask)
+    masked = align(dataclasses.replace(copies, photos=(*copies.photos[:-1], other)), toy.config, cache=toy.cache)
+    assert masked.pairs == (len(toy.collection) + 1) * len(toy.collection) // 2
+
+
 # --- bad input
 
 

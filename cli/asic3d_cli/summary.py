@@ -96,7 +96,7 @@ def _time_table(seconds: dict[str, float], total: float) -> "Table":
     table = _table("Time", "s")
     for stage, duration in seconds.items():
         table.add_row(STAGES.get(stage, stage), f"{duration:.1f}")
-    table.add_row("Starting, and what has no row", f"{max(total - sum(seconds.values()), 0):.1f}")
+    table.add_row("Everything else", f"{max(total - sum(seconds.values()), 0):.1f}")
     return table
 
 
