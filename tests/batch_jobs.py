@@ -38,16 +38,19 @@ def job_of(photos: Path, runs: Path, **changes) -> Job:
 
 def finishing(job: Job) -> dict:
     """What a real job leaves, without the work: as much of a run folder as is looked at."""
-    from asic3d.photo_folder import find_photos
+    from asic3d.photo_folder import find_photos, match_masks
     from asic3d.storage import sha256_of
 
     files = find_photos(job.photos).photos
+    masks = {} if job.masks is None else match_masks(list(files), job.masks)
     write_json(
         job.run / "run.json",
         {
             "format_version": 1,
             "config": vars(job.config),
-            "photos": [{"name": name, "sha256": sha256_of(path)} for name, path in files.items()],
+            "photos": [
+                {"name": name, "sha256": sha256_of(path), "mask_given": name in masks} for name, path in files.items()
+            ],
             "left_out": {},
             "warnings": [],
             "quality": {"confidence": 0.5},

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from batch_jobs import QUICK, SETTINGS, Pretended, fails, finishing, job_of, owner, photos_in, states, three_jobs
 from chromium_pages import CHROMIUM
 from cli_runner import run as asic3d
 
 from asic3d.errors import CollectionError, StorageError
 from asic3d.storage import read_json, write_json
+from asic3d_integrations.batch import processes
 from asic3d_integrations.batch.batch import Event, run_batch
 from asic3d_integrations.batch.index import index_page, shared_warnings
 from asic3d_integrations.batch.plan import Job, find_collections, find_masks
@@ -211,9 +213,22 @@ def test_runs_are_not_written_among_the_photos(three, tmp_path):
         run_batch(three, tmp_path / "file", Pretended())
 
 
+def test_as_many_at_once_as_fit_and_one_on_a_card(tmp_path, monkeypatch):
+    def at_once(cores, memory, card, device):
+        monkeypatch.setattr(processes, "cores", lambda: cores)
+        monkeypatch.setattr(processes, "free_memory", lambda: memory)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+        return fitting([tmp_path / "gone", tmp_path, tmp_path], replace(QUICK, device=device))
+
+    unknown = float("inf")
+    assert at_once(2, unknown, False, "auto") == at_once(2, unknown, True, "cpu") == 2
+    assert at_once(8, unknown, False, "auto") == 3, "no more than there are"
+    assert at_once(8, 0.1, False, "auto") == 1, "one, however little memory there is"
+    assert at_once(8, unknown, True, "auto") == at_once(8, unknown, False, "cuda:1") == 1
+
+
 def test_a_listed_folder_that_is_not_there_fails_alone(tmp_path):
     gone, mug = tmp_path / "gone", photos_in(tmp_path / "mug")
-    assert fitting([gone, mug], QUICK) >= 1
     records = run_batch(
         [job_of(gone, tmp_path / "runs"), job_of(mug, tmp_path / "runs")],
         tmp_path / "runs",

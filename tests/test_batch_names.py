@@ -146,6 +146,7 @@ def test_a_run_that_is_a_link_out_of_the_runs_is_not_written(three, tmp_path):
         {"state": "finished", "photos": "3"},
         {"state": "finished", "seconds": {}},
         {"state": "finished", "warnings": 4},
+        {"state": "finished", "left_out": ["a.jpg"]},
         {"state": "finished", "verdict": "good"},
         {"state": "finished", "verdict": {"level": []}},
         {"state": "finished", "quality": {"confidence": "0.5"}},

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from batch_jobs import job_of, owner, photos_in
@@ -69,6 +71,27 @@ def test_no_cluster_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "init", _refuse)
     with pytest.raises(ConfigError, match=r"^There is no Ray cluster at 'here:1' \(nobody answers\)\. Start one with"):
         next(iter(on_ray([job_of(tmp_path, tmp_path)], "here:1")))
+
+
+@pytest.mark.parametrize(
+    ("device", "resources", "cards"),
+    [
+        ("auto", {"CPU": 4.0, "GPU": 2.0}, 1),
+        ("auto", {"CPU": 4.0}, 0),
+        ("cuda:1", {"CPU": 4.0}, 1),
+        ("cpu", {"CPU": 4.0, "GPU": 2.0}, 0),
+    ],
+)
+def test_a_card_is_asked_for_where_the_cluster_has_some(device, resources, cards, tmp_path, monkeypatch):
+    asked, job = [], job_of(tmp_path, tmp_path)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(ray, "remote", lambda **wants: asked.append(wants) or Mock())
+    monkeypatch.setattr(ray, "cancel", Mock())
+    begun = on_ray([replace(job, config=replace(job.config, device=device))])
+    next(iter(begun))
+    begun.close()
+    assert asked[0]["num_gpus"] == cards
 
 
 def _refuse(**_):

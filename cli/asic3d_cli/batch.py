@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from asic3d_integrations.batch.batch import Event, Executor
     from asic3d_integrations.batch.plan import Job
 
+_MOST_NAMED = 5
+_MOST_WARNINGS = 10
 _STYLES = {"good": "green", "fair": "yellow", "poor": "red", "failed": "red"}
 
 
@@ -86,12 +88,12 @@ def batch(
                 progress(Progress("collections", len(done), len(jobs)))
 
         records = run_batch(jobs, runs, executor, retry=retry, report=report)
-    failed = [name for name, record in records.items() if record["state"] == "failed"]
+    failed = {name: record for name, record in records.items() if record["state"] == "failed"}
     if console.as_json:
-        console.emit({"runs": runs, "index": runs / INDEX, "failed": failed, "collections": records})
+        console.emit({"runs": runs, "index": runs / INDEX, "failed": list(failed), "collections": records})
     else:
         shared = shared_warnings(records)
-        for sentence in shared:
+        for sentence in [*shared, *_own_warnings(records, shared, runs / INDEX)]:
             console.warn(sentence)
         console.show("", _table(records, shared), "", f"Index  {runs / INDEX}")
     if failed:
@@ -130,9 +132,36 @@ def _line(event: "Event") -> str:
     name, record = spelled(event.name), event.record
     if event.state == "failed":
         return f"{name}: failed{' earlier' * event.skipped}. {record.get('error', '')}"
+    left = _left_out(record.get("left_out") or {})
     if event.skipped:
-        return f"{name}: finished earlier"
-    return f"{name}: {record['verdict']['level']}, {record['photos']} photos, {record['seconds']:.1f} s"
+        return f"{name}: finished earlier{left}"
+    return f"{name}: {record['verdict']['level']}, {record['photos']} photos, {record['seconds']:.1f} s{left}"
+
+
+def _left_out(reasons: dict[str, str]) -> str:
+    """A line, to follow that of the collection, with the photos that were left out; nothing where none was."""
+    from asic3d.photo_folder import shown, spelled
+
+    named = [f"{shown(name)} ({spelled(str(reason))})" for name, reason in list(reasons.items())[:_MOST_NAMED]]
+    more = f" and {len(reasons) - _MOST_NAMED} more" if len(reasons) > _MOST_NAMED else ""
+    return f"\n  left out: {', '.join(named)}{more}" if named else ""
+
+
+def _own_warnings(records: dict[str, dict[str, Any]], shared: list[str], index: Path) -> list[str]:
+    """The warnings about single collections where they are few, else where they stand.
+
+    Those about photos that were left out are not among them: the line of the collection has them.
+    """
+    from asic3d.photo_folder import shown, spelled
+
+    found = []
+    for name, record in records.items():
+        left = [f"{shown(photo)} is left out: {reason}." for photo, reason in (record.get("left_out") or {}).items()]
+        said = [*shared, *left]
+        found += [f"{spelled(name)}: {spelled(str(one))}" for one in record.get("warnings", ()) if one not in said]
+    if len(found) > _MOST_WARNINGS:
+        return [f"There are {len(found)} warnings about single collections; they stand in '{index}'."]
+    return found
 
 
 def _table(records: dict[str, dict[str, Any]], shared: list[str]) -> "Table":
@@ -160,12 +189,17 @@ def _table(records: dict[str, dict[str, Any]], shared: list[str]) -> "Table":
     return table
 
 
-def _say_failed(console: Console, failed: list[str], count: int) -> None:
+def _say_failed(console: Console, failed: dict[str, dict[str, Any]], count: int) -> None:
     """Names what failed, and ends with exit code 1; with ``--json`` the object has said it."""
     from asic3d.photo_folder import listed
 
     if not console.as_json:
-        console.error(
-            f"{len(failed)} of {count} collections failed: {listed(failed)}. See why above; --retry tries again."
-        )
+        passing = [name for name, record in failed.items() if record.get("passing")]
+        if len(passing) == len(failed):
+            remedy = "the same command tries again"
+        elif passing:
+            remedy = f"the same command tries {listed(passing)} again, with --retry all of them"
+        else:
+            remedy = "--retry tries again"
+        console.error(f"{len(failed)} of {count} collections failed: {listed(list(failed))}. See why above; {remedy}.")
     click.get_current_context().exit(1)

@@ -25,7 +25,15 @@ from asic3d_integrations.batch.work import FAILED, FINISHED, Outcome
 WAITING, RUNNING = "waiting", "running"
 STATES = (FAILED, RUNNING, WAITING, FINISHED)
 _NUMBER = (int, float, type(None))
-_RECORD = {"run": str, "error": str, "photos": int, "seconds": _NUMBER, "warnings": list, "verdict": dict}
+_RECORD = {
+    "run": str,
+    "error": str,
+    "photos": int,
+    "seconds": _NUMBER,
+    "warnings": list,
+    "left_out": dict,
+    "verdict": dict,
+}
 """The kinds of what batch.json says of a collection, where it says it."""
 Executor = Callable[[Sequence[Job]], Iterable[tuple[Job, Outcome | None]]]
 """Aligns collections: gives each with None when it begins, and with its outcome when it ends."""
@@ -108,7 +116,7 @@ def _still_to_do(
     for job in jobs:
         inputs, record = job.inputs(), records.get(job.name, {})
         same = record.get("inputs", inputs) == inputs
-        if same and job.is_finished():
+        if same and job.is_finished(recorded=record.get("state") == FINISHED and "inputs" in record):
             state = FINISHED
         elif same and not retry and record.get("state") == FAILED and not record.get("passing"):
             state = FAILED

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from asic3d.config import AlignmentConfig
 from asic3d.errors import Asic3dError, CollectionError, ConfigError, StorageError
@@ -54,8 +55,17 @@ class Job:
             facts.append(str(error))
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def is_finished(self) -> bool:
-        """Whether the run folder holds a finished run of these very photos with these settings."""
+    def is_finished(self, *, recorded: bool = False) -> bool:
+        """Whether the run folder holds a finished run of these very photos and masks with these settings.
+
+        A run knows no digest of the masks that it was given. It keeps the masks themselves, in ``masks/``, and they are
+        decoded and compared with those that are there now, or with the photos' own transparency: much slower than a
+        digest.
+
+        Args:
+            recorded: a record says that a run of these :meth:`inputs` was finished here, and so of these masks; then it
+                is only asked whether all photos that have a mask were given one.
+        """
         try:
             run = read_run(self.run)
             entries = [photo for photo in run["photos"] if "path" not in photo]  # the others were added from elsewhere
@@ -63,9 +73,26 @@ class Job:
             here = find_photos(self.photos, passed_over=self.masks).photos
             wanted = {name: sha256_of(path) for name, path in here.items() if name not in run["left_out"]}
             same = _telling(AlignmentConfig(**run["config"])) == _telling(self.config)
-            return same and aligned == wanted
+            return same and aligned == wanted and self._masks_are_kept(entries, here, compared=not recorded)
         except (StorageError, CollectionError, ConfigError, OSError, KeyError, TypeError):
             return False
+
+    def _masks_are_kept(self, entries: list[dict[str, Any]], photos: dict[str, Path], *, compared: bool) -> bool:
+        masks = {} if self.masks is None else match_masks(list(photos), self.masks)
+        given = {entry["name"] for entry in entries if entry.get("mask_given") is True}
+        if any(entry["name"] in masks and entry["name"] not in given for entry in entries):
+            return False
+        return not compared or all(self._mask_is_kept(name, photos[name], masks.get(name)) for name in sorted(given))
+
+    def _mask_is_kept(self, name: str, photo: Path, mask: Path | None) -> bool:
+        import numpy as np
+
+        from asic3d.collection import load_photo
+        from asic3d.decoding import decode_mask
+        from asic3d.run_folder import MASKS
+
+        now = load_photo(photo, name=name, mask=mask).read_mask()
+        return now is not None and np.array_equal(decode_mask(inside(self.run, f"{MASKS}/{name}.png")), now > 0)
 
 
 def _telling(config: AlignmentConfig) -> AlignmentConfig:

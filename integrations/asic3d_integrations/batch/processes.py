@@ -41,12 +41,21 @@ def free_memory() -> float:
 def fitting(folders: Sequence[Path], config: AlignmentConfig) -> int:
     """How many of these photo folders are best aligned at once: as many as there are cores, while memory lasts.
 
-    On a graphics card one at a time. A core is better spent on another collection than on a second thread.
+    On a graphics card, which ``auto`` takes where torch finds one, one at a time. A core is better spent on another
+    collection than on a second thread.
     """
-    if config.device.startswith("cuda"):
+    if _on_a_card(config.device):
         return 1
     needed = expected_memory(Load.usual(max(_count(folder) for folder in folders)), config)
-    return max(1, min(len(folders), cores(), int(free_memory() / needed)))
+    return max(1, int(min(len(folders), cores(), free_memory() / needed)))
+
+
+def _on_a_card(device: str) -> bool:
+    if device != "auto":
+        return device.startswith("cuda")  # whether it is there, each collection finds out
+    from asic3d.devices import choose_device
+
+    return choose_device(device).type == "cuda"
 
 
 def _count(folder: Path) -> int:

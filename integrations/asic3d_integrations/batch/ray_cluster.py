@@ -15,6 +15,7 @@ _RETRIES = 3  # after a machine or a process was lost; the run folder keeps what
 def on_ray(jobs: Sequence[Job], address: str = "auto") -> Iterator[tuple[Job, Outcome | None]]:
     """Aligns collections on all machines of a running cluster, each with as many cores as it wants.
 
+    Each takes a card where the device is ``cuda``, or ``auto`` and the cluster has cards; with ``cpu`` none does.
     A worker that dies midway is replaced: the run goes on from its checkpoint and its features.
 
     Args:
@@ -68,7 +69,9 @@ def _connect(ray: Any, address: str) -> None:
 
 def _handed_over(ray: Any, job: Job) -> Any:
     """A worker process takes one collection and ends, so that no collection finds what another has left."""
-    wants = {"num_cpus": job.threads, "num_gpus": 1 if job.config.device.startswith("cuda") else 0}
+    device = job.config.device
+    on_a_card = ray.cluster_resources().get("GPU", 0) >= 1 if device == "auto" else device.startswith("cuda")
+    wants = {"num_cpus": job.threads, "num_gpus": int(on_a_card)}
     task = ray.remote(max_calls=1, max_retries=_RETRIES, **wants)(align_collection)
     return task.options(name=f"asic3d {job.name}").remote(job)
 
