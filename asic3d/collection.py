@@ -2,10 +2,12 @@
 
 import difflib
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from asic3d.content import first_of_picture, grainy, holds_shapes, one_colour, s
 from asic3d.decoding import Decoded, TooLargeError, UnreadableError, decode, decode_mask, quiet_pillow
 from asic3d.errors import CollectionError, CollectionWarning, MemoryLimitError
 from asic3d.photo_folder import composed, find_photos, listed, match_masks, natural_key, shown
-from asic3d.scratch import Shelf
+from asic3d.scratch import FORGOTTEN, Shelf, forget
 from asic3d.storage import sha256_of
 
 WORKING_SIDE = 1024
@@ -26,6 +28,8 @@ FULL_SIDE = 8192
 """Longer side of what :meth:`Photo.read` decodes at most, pixels; cameras of 48 megapixels stay below it."""
 MOST_PHOTOS = 100
 """Above this the run takes minutes; a warning says so."""
+_AHEAD = 8
+"""Photos that are decoded before their turn: the others wait in their files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +268,7 @@ def load_collection(
 
     Raises:
         CollectionError: no such folder, fewer than two photos that can be used, or a mask that does not fit.
-        MemoryLimitError: ``max_memory`` is not enough for one of the photos.
+        MemoryLimitError: ``max_memory``, or what memory there is, is not enough for a photo or a mask.
 
     Example:
         >>> load_collection("photos").names  # doctest: +SKIP
@@ -346,22 +350,26 @@ def _load_all(
     photos: dict[str, Photo] = {}  # by hash, the first of each content
     loaded: list[Photo] = []
     left_out: dict[str, str] = {}
-    shelf = Shelf()
+    shelf, begun, waiting = Shelf(), deque[Future[Photo]](), iter(files.items())
     with quiet_pillow, ThreadPoolExecutor(2) as pool:
-        futures = {name: pool.submit(_load, path, name, mask_of.get(name), max_memory) for name, path in files.items()}
         try:
-            for done, (name, future) in enumerate(futures.items(), 1):
+            for done, name in enumerate(files, 1):
+                for ahead, path in islice(waiting, _AHEAD + 1 - len(begun)):
+                    begun.append(pool.submit(_load, path, ahead, mask_of.get(ahead), max_memory))
                 try:
-                    photo = future.result()
-                    photo = replace(photo, pixels=shelf.put(photo.pixels))
+                    photo = begun.popleft().result()
+                    mask = None if photo.mask is None else shelf.put(photo.mask)
+                    photo = replace(photo, pixels=shelf.put(photo.pixels), mask=mask)
                     first = photos.setdefault(photo.sha256, photo)
                     loaded.append(photo if first is photo else replace(photo, duplicate_of=first.name))
                 except TooLargeError as error:
                     raise MemoryLimitError(
-                        f"{shown(name)} is too large: {error}. Allow more, or reduce the photo."
+                        f"{shown(name)} is too large: {error}. Reduce the photo, or allow more."
                     ) from error
                 except UnreadableError as error:
                     left_out[name] = str(error)
+                if done % FORGOTTEN == 0:
+                    forget()
                 if progress is not None:
                     progress(Progress("photos", done, len(files)))
         except BaseException:  # Ctrl-C or a wrong mask: what has not begun is not waited for
@@ -380,16 +388,21 @@ def _load(path: Path, name: str, mask_path: Path | None, max_memory: float = 0.0
     height, width = decoded.pixels.shape[:2]
     mask = None
     if mask_path is not None:
-        mask = _resized_mask(_read_mask(mask_path, name, decoded.size, decoded.on_its_side) > 0, (width, height))
+        full = _read_mask(mask_path, name, decoded.size, decoded.on_its_side, max_memory)
+        mask = _resized_mask(full > 0, (width, height))
     elif decoded.alpha is not None:
         mask = _resized_mask(decoded.alpha >= 128, (width, height))
     return Photo(name, path, decoded.size, sha256, decoded.pixels, mask, mask_path=mask_path)
 
 
-def _read_mask(path: Path, name: str, size: tuple[int, int], on_its_side: bool = False) -> np.ndarray:
+def _read_mask(
+    path: Path, name: str, size: tuple[int, int], on_its_side: bool = False, max_memory: float = 0.0
+) -> np.ndarray:
     """A mask file at the size of its photo: (height, width) uint8, 255 = object."""
     try:
-        mask = decode_mask(path)
+        mask = decode_mask(path, max_memory)
+    except TooLargeError as error:
+        raise MemoryLimitError(f"The mask '{path}' is too large: {error}. Reduce the mask, or allow more.") from error
     except UnreadableError as error:
         raise CollectionError(f"The mask '{path}' of the photo {shown(name)} can't be used: {error}.") from error
     height, width = mask.shape

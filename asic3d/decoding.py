@@ -88,7 +88,7 @@ def decode(path: Path, longest: int, max_memory: float = 0.0) -> Decoded:
         max_memory: GB that the process may have while it decodes a large image; 0: any.
 
     Raises:
-        TooLargeError: ``max_memory`` is not enough.
+        TooLargeError: there is not enough memory, or not within ``max_memory``.
         UnreadableError: the file can't be used as a photo.
     """
     with _opened(path) as image:
@@ -96,16 +96,22 @@ def decode(path: Path, longest: int, max_memory: float = 0.0) -> Decoded:
         return _decode(image, longest, max_memory)
 
 
-def decode_mask(path: Path) -> np.ndarray:
+def decode_mask(path: Path, max_memory: float = 0.0) -> np.ndarray:
     """Decodes a mask of any kind: 0/1, 0/255, palette, or the transparency of a cut-out.
+
+    Args:
+        path: the image file.
+        max_memory: as :func:`decode` has it.
 
     Returns:
         (h, w) bool, upright: the alpha of a file with transparent pixels, else what is lighter than half the lightest.
 
     Raises:
+        TooLargeError: there is not enough memory.
         UnreadableError: the file can't be read as an image.
     """
     with _opened(path) as image:
+        _check_memory(image, image.size, max_memory)
         image.load()
         turn = _TURNS.get(_orientation(image))
         if _has_alpha(image) and (alpha := _rgba(image).getchannel("A")).getextrema() != (255, 255):
@@ -352,7 +358,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnreadableError:
         raise
     except MemoryError:
-        raise UnreadableError("there is not enough memory to decode it") from None
+        raise TooLargeError("there is not enough memory to decode it") from None
     except Exception as error:  # decoders raise nearly any type on damaged bytes
         if isinstance(error, OSError) and error.errno is not None:
             raise UnreadableError(f"it can't be read ({error.strerror})") from error

@@ -95,7 +95,15 @@ class StorageWarning(Asic3dWarning):
 
 
 class CheckpointWarning(Asic3dWarning):
-    """An interrupted run can't be gone on with; it begins anew."""
+    """An interrupted run can't be gone on with; it begins anew.
+
+    Attributes:
+        reason: why not, in sentences.
+    """
+
+    def __init__(self, work: str, reason: str) -> None:
+        super().__init__(f"{work} begins anew, because its checkpoint can't be used: {reason}")
+        self.reason = reason
 
 
 class EditWarning(Asic3dWarning):

@@ -111,10 +111,10 @@ class Checkpoint:
         Raises:
             StorageError: there is no file, it is damaged, or it is of other photos or settings.
         """
-        found = read_safetensors(self.path, {**expected, "fingerprint": (torch.uint8, (None,))})
-        if bytes(found.pop("fingerprint").tolist()) != self.fingerprint.encode():
+        mark = read_safetensors(self.path, {"fingerprint": (torch.uint8, (None,))})["fingerprint"]
+        if bytes(mark.tolist()) != self.fingerprint.encode():
             raise StorageError(f"'{self.path}' is of other photos or settings.")
-        return found
+        return read_safetensors(self.path, expected)
 
 
 def _save(checkpoint: Checkpoint, state: _State) -> None:
@@ -135,12 +135,11 @@ def _load(checkpoint: Checkpoint, count: int, cells: int, channels: int) -> _Sta
     try:
         found = checkpoint.read(expected)
         done = int(found["done"])
-        largest = max(float(found[name].abs().max()) for name in ("affine", "canonical", "metric"))
-        if done < 1 or largest > _FARTHEST:
+        far = any(bool((found[name].abs() > _FARTHEST).any()) for name in ("affine", "canonical", "metric"))
+        if done < 1 or far or not found["metric"].numel():
             raise StorageError(f"'{checkpoint.path}' is damaged: its numbers do not fit together.")
     except StorageError as error:
-        message = f"The fit begins anew, because its checkpoint can't be used: {error}"
-        warnings.warn(message, CheckpointWarning, stacklevel=2)
+        warnings.warn(CheckpointWarning("The fit", str(error)), stacklevel=2)
         return None
     return _State(done, found["affine"], found["canonical"], found["metric"])
 

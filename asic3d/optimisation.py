@@ -214,8 +214,7 @@ class _State:
             self._check(found, done, checkpoint)
         except (StorageError, RuntimeError) as error:  # RuntimeError: what torch says of a generator's state
             reason = str(error) if isinstance(error, StorageError) else f"'{checkpoint.path}' is damaged."
-            message = f"The training begins anew, because its checkpoint can't be used: {reason}"
-            warnings.warn(message, CheckpointWarning, stacklevel=3)
+            warnings.warn(CheckpointWarning("The training", reason), stacklevel=3)
             return 0
         self._take(found, done)
         return done

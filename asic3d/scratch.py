@@ -11,6 +11,7 @@ import mmap
 import os
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ FORGOTTEN = 32
 """Photos that are worked on before the memory of what lies in files is given back."""
 _SEGMENT = 64 * 2**20
 _mapped: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
+_lock = threading.Lock()  # of the set: another thread's alignment maps files too
 
 
 def scratch(shape: Sequence[int], device: "torch.device | str" = "cpu", folder: Path | None = None) -> "Tensor":
@@ -65,14 +67,17 @@ def _file(size: int, folder: Path | None) -> mmap.mmap:
                 file.write(bytes(min(_SEGMENT, size - start)))
             file.flush()
         mapped = mmap.mmap(file.fileno(), size)
-    _mapped.add(mapped)
+    with _lock:
+        _mapped.add(mapped)
     return mapped
 
 
 def forget() -> None:
     """Gives back the memory of all files' pages, which are read in again when they are needed; no value is lost."""
     if hasattr(mmap, "MADV_DONTNEED"):
-        for mapped in list(_mapped):
+        with _lock:
+            everyone = list(_mapped)
+        for mapped in everyone:
             mapped.madvise(mmap.MADV_DONTNEED)
 
 

@@ -14,7 +14,14 @@ from asic3d.alignment import Alignment, align
 from asic3d.collection import Collection, load_collection
 from asic3d.config import AlignmentConfig
 from asic3d.devices import choose_device
-from asic3d.errors import AlignmentError, CollectionError, CollectionWarning, ConfigError, StorageError
+from asic3d.errors import (
+    AlignmentError,
+    CheckpointWarning,
+    CollectionError,
+    CollectionWarning,
+    ConfigError,
+    StorageError,
+)
 from asic3d.judgement import photo_fits
 from asic3d.storage import write_safetensors
 
@@ -246,7 +253,8 @@ def test_ctrl_c_comes_through(toy, tmp_path):
 
 def test_the_checkpoint_of_other_settings_is_not_used(toy, tmp_path):
     interrupt(toy, tmp_path / "fit", config=dataclasses.replace(toy.config, bending=0.01))
-    found, rounds = rounds_of(toy, checkpoint=tmp_path / "fit")
+    with pytest.warns(CheckpointWarning, match="is of other photos or settings"):
+        found, rounds = rounds_of(toy, checkpoint=tmp_path / "fit")
     assert rounds == ROUNDS
     assert_same_bits(found, toy.alignment)
 
@@ -254,7 +262,8 @@ def test_the_checkpoint_of_other_settings_is_not_used(toy, tmp_path):
 def test_the_checkpoint_of_other_photos_is_not_used(toy, tmp_path):
     photos = (*toy.collection.photos[:-1], dataclasses.replace(toy.collection.photos[-1], sha256="0" * 64))
     interrupt(toy, tmp_path / "fit", collection=Collection(toy.collection.root, photos))
-    found, rounds = rounds_of(toy, checkpoint=tmp_path / "fit")
+    with pytest.warns(CheckpointWarning, match="is of other photos or settings"):
+        found, rounds = rounds_of(toy, checkpoint=tmp_path / "fit")
     assert rounds == ROUNDS
     assert_same_bits(found, toy.alignment)
 
@@ -262,7 +271,8 @@ def test_the_checkpoint_of_other_photos_is_not_used(toy, tmp_path):
 def test_the_checkpoint_of_other_masks_is_not_used(toy, tmp_path):
     masked = load_collection(toy.folder / "images", masks=toy.folder / "masks")
     interrupt(toy, tmp_path / "fit", collection=masked)
-    found, rounds = rounds_of(toy, checkpoint=tmp_path / "fit")
+    with pytest.warns(CheckpointWarning, match="is of other photos or settings"):
+        found, rounds = rounds_of(toy, checkpoint=tmp_path / "fit")
     assert rounds == ROUNDS
     assert_same_bits(found, toy.alignment)
 
@@ -276,7 +286,8 @@ def test_a_damaged_checkpoint_is_not_used(toy, tmp_path, content):
         write_safetensors(checkpoint, {"affine": torch.zeros(6, 3, 2)})
     else:
         checkpoint.write_bytes(whole[: len(whole) // 2] if content == "half" else b"")
-    found, rounds = rounds_of(toy, checkpoint=checkpoint)
+    with pytest.warns(CheckpointWarning, match="The fit begins anew"):
+        found, rounds = rounds_of(toy, checkpoint=checkpoint)
     assert rounds == ROUNDS
     assert_same_bits(found, toy.alignment)
 

@@ -16,7 +16,7 @@ from cli_runner import plant_library, run
 
 import asic3d
 from asic3d.config import AlignmentConfig, Progress
-from asic3d.errors import AlignmentError, BackboneWarning
+from asic3d.errors import AlignmentError, BackboneWarning, CheckpointWarning
 from asic3d_cli import options
 from asic3d_cli.console import Console
 from asic3d_cli.main import main
@@ -455,6 +455,28 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_the_checkpoint(planted, monkeypatch)
     monkeypatch.setattr(asic3d, "align", lambda *a, **k: (checkpoint.read_bytes(), working(*a, **k))[1])
     assert run("align", "--resume", "photos", "--overwrite", "-o", "my run", "--seed", "0", "-q").exit_code == 0
     assert not checkpoint.exists()
+
+
+def test_resume_refuses_a_checkpoint_of_other_settings_and_leaves_it(planted, monkeypatch):
+    working = asic3d.align
+    monkeypatch.setattr(asic3d, "align", interrupt)
+    run("align", "photos")
+    checkpoint = Path("asic3d_out/checkpoint.safetensors")
+
+    def align(*arguments, **options):
+        warnings.warn(CheckpointWarning("The fit", "'it' is of other photos or settings."), stacklevel=2)
+        return working(*arguments, **options)
+
+    monkeypatch.setattr(asic3d, "align", align)
+    refused = run("align", "photos", "--resume")
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1] == (
+        "Error: 'it' is of other photos or settings. Give the settings and photos of the interrupted run, or leave "
+        "--resume away to begin anew."
+    )
+    assert checkpoint.read_bytes() == b"half way"
+    monkeypatch.setattr(asic3d, "align", working)
+    assert "Going on from the checkpoint in 'asic3d_out'." in run("align", "photos", "--resume").stderr
 
 
 def test_ctrl_c_before_the_first_checkpoint_promises_none(planted, monkeypatch):

@@ -3,6 +3,7 @@ import os
 import threading
 import unicodedata
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from asic3d import collection as collection_module
-from asic3d import decoding, photo_folder
+from asic3d import decoding, photo_folder, scratch
 from asic3d.collection import Collection, load_collection, load_photo
 from asic3d.errors import CollectionError, CollectionWarning, MemoryLimitError
 
@@ -545,4 +546,41 @@ def test_a_large_photo_that_can_not_be_decoded_within_max_memory_is_named(tmp_pa
         load_collection(tmp_path, max_memory=0.01)
     said = str(caught.value)
     assert said.startswith("'c/large.png' is too large: it has 0 megapixels: to decode them may take ")
-    assert said.endswith(" GB of memory, and max_memory allows 0.01. Allow more, or reduce the photo.")
+    assert said.endswith(" GB of memory, and max_memory allows 0.01. Reduce the photo, or allow more.")
+
+
+def test_few_decoded_photos_are_held_at_a_time(tmp_path, monkeypatch):
+    put(tmp_path, *(f"{number:02d}.png" for number in range(40)))
+    decoded, most = [], []
+
+    def decode(*arguments):
+        found = decoding.decode(*arguments)
+        decoded.append(weakref.ref(found.pixels))
+        most.append(sum(one() is not None for one in decoded))
+        return found
+
+    monkeypatch.setattr(collection_module, "decode", decode)
+    monkeypatch.setattr(scratch, "LARGE", 0)
+    loaded = load_collection(tmp_path)
+    assert len(loaded) == len(decoded) == 40 and loaded["39.png"].pixels.any()
+    assert max(most) <= collection_module._AHEAD + 3
+    assert not any(one() is not None for one in decoded)
+
+
+def test_a_photo_for_which_there_is_no_memory_is_not_left_out(tmp_path, monkeypatch):
+    put(tmp_path, "a.png", "b.png", "c.png")
+
+    def load(image):
+        raise MemoryError
+
+    monkeypatch.setattr(decoding, "_eight_bit", load)
+    with pytest.raises(MemoryLimitError, match=r"^'a.png' is too large: there is not enough memory to decode it\. "):
+        load_collection(tmp_path)
+
+
+def test_a_large_mask_counts_for_max_memory(tmp_path, monkeypatch):
+    put(tmp_path / "photos", "a.png", "b.png")
+    put_mask(tmp_path / "masks" / "b.png", disc((600, 400)))
+    monkeypatch.setattr(decoding, "_LARGE", 10_000)
+    with pytest.raises(MemoryLimitError, match=r"^The mask '.*b\.png' is too large: "):
+        load_collection(tmp_path / "photos", masks=tmp_path / "masks", max_memory=0.01)

@@ -1,5 +1,8 @@
 """``asic3d align``: photos in, run folder out."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,9 +64,11 @@ def align(
 
     existing_folder(photos, "photos")  # a wrong name is said before anything about the run folder
     console.after_interrupt = lambda: _how_to_go_on(console.arguments, run)
-    with prepared(run, overwrite=overwrite, resume=resume, photos=photos), console.progress(STAGES) as progress:
-        if resume and not (run / CHECKPOINT).exists():
-            console.note(f"There is no checkpoint in '{run}' to go on from: it begins with the photos.")
+    with (
+        prepared(run, overwrite=overwrite, resume=resume, photos=photos),
+        console.progress(STAGES) as progress,
+        _going_on(console, run / CHECKPOINT) if resume else contextlib.nullcontext(),
+    ):
         alignment, seconds = align_folder(photos, run, config, progress, masks=masks, strict=strict)
     if console.as_json:
         console.emit(run_as_json(alignment, run, seconds))
@@ -73,6 +78,31 @@ def align(
         from asic3d_cli.view import show_explorer
 
         show_explorer(console, run)
+
+
+@contextlib.contextmanager
+def _going_on(console: Console, checkpoint: Path) -> Iterator[None]:
+    """Says whether there is something to go on from, and refuses to begin anew over what can't be used.
+
+    Raises:
+        StorageError: the checkpoint is of other photos or settings, or damaged.
+    """
+    from asic3d.errors import CheckpointWarning, StorageError
+
+    if not checkpoint.exists():
+        console.note(f"There is no checkpoint in '{checkpoint.parent}' to go on from: it begins with the photos.")
+        yield
+        return
+    console.note(f"Going on from the checkpoint in '{checkpoint.parent}'.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CheckpointWarning)
+        try:
+            yield
+        except CheckpointWarning as refused:
+            raise StorageError(
+                f"{refused.reason} Give the settings and photos of the interrupted run, or leave --resume away to "
+                "begin anew."
+            ) from None
 
 
 def _how_to_go_on(arguments: list[str], run: Path) -> str:
