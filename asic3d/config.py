@@ -20,7 +20,7 @@ class Progress:
 
     Attributes:
         stage: ``photos``, ``features``, ``foreground``, ``matching``, ``canonical``, ``training`` or ``adding``.
-        done: steps that are finished.
+        done: steps that are finished; 0 where a stage whose first step is long says that it begins.
         total: all steps of the stage.
     """
 

@@ -355,7 +355,7 @@ def centred_square(pixels: np.ndarray) -> np.ndarray:
     return square
 
 
-def tap_centres(raw: Sequence[RawFeatures]) -> tuple[Tensor, ...]:
+def tap_centres(raw: Iterable[RawFeatures]) -> tuple[Tensor, ...]:
     """The mean unit feature of each side and tap over all photos and cells: (C_t,) float32 each."""
     return _mean_of(map(_unit_means, raw))
 

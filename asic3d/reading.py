@@ -11,18 +11,19 @@ TEXT = 256 * 2**20
 _STEP = 2**20
 
 
-def read_bounded(path: Path, largest: int = TEXT) -> bytes:
+def read_bounded(path: Path, largest: int | None = TEXT) -> bytes:
     """A file's bytes.
 
     Args:
         path: the file, or a pipe.
-        largest: bytes that it may have.
+        largest: bytes that it may have; None: as many as the disk has of it.
 
     Raises:
         OSError: it can't be read, or has more.
     """
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
+        largest = max(status.st_size, TEXT) if largest is None else largest
         if not stat.S_ISREG(status.st_mode):
             largest = min(largest, TEXT)
         content = b"" if status.st_size > largest else _all_of(file, status.st_size, largest + 1)

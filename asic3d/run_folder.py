@@ -230,6 +230,7 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
     trained = config.mapping == "network" or config.refine_steps > 0
     tensors = _read_tensors(facts, len(collection), _TRAINED if trained else {})
     count, features = len(collection), tensors.pop("features")
+    all_pairs = count * (count - 1) // 2
     places = (tensors["canonical"], tensors["foreground"], tensors["valid"])
     if config.mapping == "network":
         space = canonical_space(*places)
@@ -258,7 +259,7 @@ def read_alignment(folder: Path, photos: Path | None = None) -> Alignment:
         turns=tuple(entry.get("turned", 0) for entry in entries),
         mirrored=tuple(entry.get("mirrored", False) for entry in entries),
         outliers=tuple(entry["name"] for entry in entries if entry.get("outlier")),
-        pairs=facts.whole_number("pairs", 10**6, default=count * (count - 1) // 2),
+        pairs=facts.whole_number("pairs", all_pairs, default=all_pairs),
         origin=Origin(folder.resolve(), facts.text("tensors_sha256")),
     )
 

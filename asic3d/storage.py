@@ -32,7 +32,6 @@ MAKE_AGAIN = "Delete it and make it again."
 ALIGN_AGAIN = "Align the photos again with --overwrite."
 """What to do about a damaged run."""
 _LARGEST_JSON = 256 * 2**20
-_LARGEST_TENSORS = 4 * 2**30
 _FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows knows no quota
 
 
@@ -239,7 +238,7 @@ def _check_version(path: Path, version: Any, remedy: str) -> None:
         )
 
 
-def _read_bytes(path: Path, largest: int, remedy: str) -> bytes:
+def _read_bytes(path: Path, largest: int | None, remedy: str) -> bytes:
     """A file's content, or a StorageError that says why there is none."""
     try:
         return read_bounded(path, largest)
@@ -299,7 +298,7 @@ def read_safetensors(
         remedy: what to do where the file is missing or damaged, as a sentence.
 
     Raises:
-        StorageError: missing, unreadable, cut off, damaged, or other tensors than expected.
+        StorageError: missing, unreadable, cut off, damaged, too large for memory, or other tensors than expected.
 
     Example:
         >>> read_safetensors("run/alignment.safetensors",
@@ -310,10 +309,12 @@ def read_safetensors(
 
     path = Path(path)
     try:
-        tensors = load(_read_bytes(path, _LARGEST_TENSORS, remedy))
+        tensors = load(_read_bytes(path, None, remedy))
     except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError):
         # Torch's own errors come for a file that is well-formed but describes tensors that can't be made.
         raise _damaged(path, "it is cut off, or not a safetensors file", remedy) from None
+    except MemoryError:
+        raise StorageError(f"'{path}' does not fit in memory. Read it on a machine that has more.") from None
     lengths: dict[str, int] = {}
     for name, (dtype, shape) in expected.items():
         if name not in tensors:

@@ -231,6 +231,20 @@ def test_long_stages_say_how_far_they_are(monkeypatch, capsys):
     ]
 
 
+def test_a_stage_that_tells_its_beginning_shows_it_once(monkeypatch, capsys):
+    monkeypatch.setattr(Console, "elapsed", property(lambda self: clock[0]))
+    clock, console = [0.0], Console([])
+    with console.progress({"sift": "Matching keypoints"}) as progress:
+        for seconds, done in ((1, 0), (2, 0), (3, 1), (30, 1), (31, 2), (32, 0)):
+            clock[0] = float(seconds)
+            progress(Progress("sift", done, 2))
+    assert capsys.readouterr().err.splitlines() == [
+        "Matching keypoints: begun after 1.0 s",
+        "Matching keypoints: 1 of 2 after 30 s",
+        "Matching keypoints: done after 31.0 s",
+    ]
+
+
 def test_what_people_copy_is_never_broken_over_lines(planted):
     folder = Path("a folder " + "with a long name " * 8)
     lines = run("align", "photos", "-o", folder).stdout.splitlines()

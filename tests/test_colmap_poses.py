@@ -10,8 +10,24 @@ from asic3d_integrations.colmap import refined
 from asic3d_integrations.colmap.coarse import coarse_backbones
 from asic3d_integrations.colmap.poses import PoseOptions, find_poses
 from asic3d_integrations.colmap.refined import RefineOptions
+from asic3d_integrations.colmap.sift import sift_graph
+from asic3d_integrations.colmap.working import working_photo
 
-pytest.importorskip("pycolmap")
+pycolmap = pytest.importorskip("pycolmap")
+
+
+def test_sift_tells_that_it_begins_and_what_it_has_done(tmp_path, monkeypatch):
+    render_collection(2, seed=0).save(tmp_path)
+    photos = load_collection(tmp_path / "images").photos
+    events = []
+    for name in ("extract_features", "match_exhaustive"):
+        done = getattr(pycolmap, name)
+        monkeypatch.setattr(
+            pycolmap, name, lambda *args, name=name, done=done, **given: (events.append(name), done(*args, **given))
+        )
+    graph = sift_graph(photos, [working_photo(photo) for photo in photos], told=lambda *told: events.append(told))
+    assert events == [(0, 2), "extract_features", (1, 2), "match_exhaustive", (2, 2)]
+    assert len(graph.matches[0, 1]) > 10
 
 
 def test_all_cameras_of_ten_rendered_photos_are_found_and_trusted(tmp_path, monkeypatch):

@@ -50,6 +50,15 @@ def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch, more):
         read_bounded(path, 29 + more)
 
 
+def test_where_no_bound_is_given_a_files_size_is_it_and_a_device_has_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "TEXT", 10)
+    (tmp_path / "a").write_bytes(b"x" * 3000)
+    assert len(read_bounded(tmp_path / "a", None)) == 3000
+    if Path("/dev/zero").exists():
+        with pytest.raises(OSError, match="it is larger than"):
+            read_bounded(Path("/dev/zero"), None)
+
+
 def test_a_file_with_a_hole_is_refused_by_its_size(tmp_path):
     with (tmp_path / "a").open("wb") as file:
         file.truncate(2**40)

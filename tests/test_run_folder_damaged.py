@@ -182,6 +182,14 @@ def test_another_file_in_place_of_a_photo_is_refused(folder):
         assert load_alignment(folder).collection.absent == ("c.jpg",)
 
 
+def test_as_many_pairs_as_the_photos_have_are_believed_and_no_more(folder):
+    change_run(folder, lambda run: run.update(pairs=1))
+    assert load_alignment(folder).pairs == 1
+    change_run(folder, lambda run: run.update(pairs=2))
+    with pytest.raises(StorageError, match="is damaged: its 'pairs' is 2"):
+        load_alignment(folder)
+
+
 def test_a_photo_listed_twice_is_refused(folder):
     change_run(folder, lambda run: run["photos"].__setitem__(1, run["photos"][0]))
     with pytest.raises(StorageError, match="it lists a photo twice"):

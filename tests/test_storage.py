@@ -3,6 +3,7 @@ import json
 import os
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asic3d import storage
+from asic3d import reading, storage
 from asic3d.errors import StorageError
 from asic3d.storage import (
     FORMAT_VERSION,
@@ -182,6 +183,25 @@ def test_json_that_is_missing_or_too_large(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_bytes(b" " * (2**20 + 1))
     with pytest.raises(StorageError, match="is damaged: it is larger than 1 MiB"):
         read_json(tmp_path / "a.json")
+
+
+def test_tensors_of_any_size_are_read(tmp_path, monkeypatch):
+    path, tensors = tmp_path / "a.safetensors", {"foreground": torch.rand(2, 3, 4)}
+    write_safetensors(path, tensors)
+    large = SimpleNamespace(st_mode=path.stat().st_mode, st_size=5 * 2**30)
+    monkeypatch.setattr(os, "fstat", lambda _: large)
+    monkeypatch.setattr(reading, "_all_of", lambda file, size, most: file.read() if most > size else b"")
+    found = read_safetensors(path, {"foreground": EXPECTED["foreground"]})
+    assert torch.equal(found["foreground"], tensors["foreground"])
+
+
+def test_tensors_that_memory_does_not_hold(tmp_path, monkeypatch):
+    def none_left(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(storage, "read_bounded", none_left)
+    with pytest.raises(StorageError, match=r"^'.*a\.safetensors' does not fit in memory\. Read it on a machine that"):
+        read_safetensors(tmp_path / "a.safetensors", EXPECTED)
 
 
 def test_newer_format(tmp_path):

@@ -138,21 +138,25 @@ class Console:
 
 
 class _Lines:
-    """Progress as one plain line on stderr for each finished stage, and now and then one in long stages."""
+    """Progress as plain lines on stderr: of a stage that says so its beginning, of all now and then, and their end."""
 
     def __init__(self, labels: dict[str, str], console: Console) -> None:
-        self._labels, self._finished, self._console = labels, set[str](), console
+        self._labels, self._begun, self._finished, self._console = labels, set[str](), set[str](), console
         self._last = console.elapsed
 
     def __call__(self, progress: "Progress") -> None:
         now, done = self._console.elapsed, progress.done >= progress.total
-        if progress.stage in self._finished or not (done or now - self._last >= _SILENCE):
+        begins = progress.done == 0 and progress.stage not in self._begun
+        self._begun.add(progress.stage)
+        if progress.stage in self._finished or not (done or begins or now - self._last >= _SILENCE):
             return
         self._last = now
         label = self._labels.get(progress.stage, progress.stage)
         if done:
             self._finished.add(progress.stage)
             click.echo(f"{label}: done after {now:.1f} s", err=True)
+        elif begins:
+            click.echo(f"{label}: begun after {now:.1f} s", err=True)
         else:
             click.echo(f"{label}: {progress.done} of {progress.total} after {now:.0f} s", err=True)
 

@@ -65,6 +65,7 @@ def poses(
     truth = truth.of(collection.names)
     methods = {"model": score_model(found, image_names(run / "colmap", collection.names), truth)}
     with console.progress({"sift": "COLMAP's SIFT on the same photos"}) as progress:
+        progress(Progress("sift", 0, 1))
         by_sift = map_by_sift(collection, shared=shared_camera, seed=seed)
         progress(Progress("sift", 1, 1))
     methods["COLMAP SIFT"] = score_model(by_sift, collection.names, truth)

@@ -1,6 +1,6 @@
 """Coarse matches between photos from a network's features: where flow starts, and which pairs are worth it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +14,7 @@ from asic3d.best_buddies import pack_cells
 from asic3d.coordinates import cell_centres, normalised_to_pixels, photo_cells
 from asic3d.features import RawFeatures, describe, principal_axes, square_images, tap_centres
 from asic3d.retrieval import choose_pairs
+from asic3d.scratch import FORGOTTEN, forget, scratch
 from asic3d.tracks import Pair
 from asic3d_integrations.colmap.flow import agreeing
 from asic3d_integrations.colmap.working import Working
@@ -81,21 +82,56 @@ class _Piece:
         return normalised_to_pixels(cell_centres(GRID).double(), (width, height)).numpy() + self.corner
 
 
-def _described(pieces: Sequence[_Piece], backbone: Backbone) -> Tensor:
-    """(N, G * G, C) float32, unit length: what the network sees in each cell of each photo and its neighbours."""
-    raw = [
-        RawFeatures(
-            tuple(tap[0] for image in square_images(piece.pixels, backbone.sides) for tap in backbone(image).taps)
+class _Seen:
+    """What a network says of photos, one after the other; beyond scratch.LARGE bytes it lies in a file."""
+
+    def __init__(self, pieces: Sequence[_Piece], backbone: Backbone) -> None:
+        self._backbone, self._shapes, self._kept = backbone, list[torch.Size](), torch.empty(0)
+        for index, piece in enumerate(pieces):
+            images = square_images(piece.pixels, backbone.sides)
+            taps = [tap[0].cpu() for image in images for tap in backbone(image).taps]
+            if index == 0:
+                self._shapes = [tap.shape for tap in taps]
+                self._kept = scratch((len(pieces), sum(tap.numel() for tap in taps)))
+            torch.cat([tap.flatten() for tap in taps], out=self._kept[index])
+            _tidy(index)
+        self._centres = tap_centres(self._raw(index) for index in range(len(pieces)))
+
+    def _raw(self, index: int) -> RawFeatures:
+        _tidy(index)
+        taps = self._kept[index].split([shape.numel() for shape in self._shapes])
+        return RawFeatures(
+            tuple(tap.reshape(shape).to(self._backbone.device) for tap, shape in zip(taps, self._shapes, strict=True))
         )
-        for piece in pieces
-    ]
-    centres = tap_centres(raw)
-    maps = torch.stack([describe(one, centres, backbone.tap_weights, GRID) for one in raw])
-    cells = maps.flatten(0, 2)
-    axes, mean = principal_axes(cells[:: max(1, len(cells) // _SAMPLE)])
-    reduced = ((maps - mean) @ axes[:, :_CHANNELS]).permute(0, 3, 1, 2)
-    smooth = F.avg_pool2d(F.pad(reduced, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    return F.normalize(smooth, dim=1).permute(0, 2, 3, 1).flatten(1, 2)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """(G, G, C) descriptors of each photo."""
+        for index in range(len(self._kept)):
+            yield describe(self._raw(index), self._centres, self._backbone.tap_weights, GRID)
+
+
+def _tidy(done: int) -> None:
+    if done % FORGOTTEN == 0:
+        forget()
+
+
+def _described(pieces: Sequence[_Piece], backbone: Backbone) -> Tensor:
+    """(N, G * G, C) float32, unit length: what the network sees in each cell of each photo and its neighbours.
+
+    Whole descriptors are made twice, for the axes and to be reduced: of all photos they are three times what is kept.
+    """
+    seen, cells = _Seen(pieces, backbone), GRID * GRID
+    step = max(1, len(pieces) * cells // _SAMPLE)
+    sample = [one.flatten(0, 1)[-index * cells % step :: step].clone() for index, one in enumerate(seen)]
+    axes, mean = principal_axes(torch.cat(sample))
+    del sample
+    found = scratch((len(pieces), cells, min(_CHANNELS, axes.shape[1])))
+    for place, one in zip(found, seen, strict=True):
+        reduced = ((one[None] - mean) @ axes[:, :_CHANNELS]).permute(0, 3, 1, 2)
+        smooth = F.avg_pool2d(F.pad(reduced, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        place.copy_(F.normalize(smooth, dim=1)[0].permute(1, 2, 0).flatten(0, 1))
+    forget()
+    return found
 
 
 def coarse_matches(
@@ -120,7 +156,7 @@ def coarse_matches(
     found: dict[Pair, list[Matches]] = {}
     pairs: list[Pair] = []
     for number, backbone in enumerate(backbones):
-        described = _described(pieces, backbone).cpu()
+        described = _described(pieces, backbone)
         pairs = pairs or _similar_pairs(described, cells)
         for done, (i, j) in enumerate(pairs, 1 + number * len(pairs)):
             a, b = _mutual(described[i][cells[i]], described[j][cells[j]])
@@ -129,6 +165,8 @@ def coarse_matches(
             kept = agreeing(first, second, tuple(share * side for share in _SMOOTH))
             found.setdefault((i, j), []).append((first[kept], second[kept]))
             told(done, len(pairs) * len(backbones))
+            _tidy(done)
+        del described  # before there are the next network's
     joined = {pair: (np.concatenate([a for a, _ in parts]), np.concatenate([b for _, b in parts]))
               for pair, parts in found.items()}  # fmt: skip
     return {pair: matches for pair, matches in joined.items() if len(matches[0]) >= FEWEST * len(backbones)}

@@ -83,8 +83,7 @@ def find_poses(
         cameras = guess_cameras(collection, own)
     ordinary = None
     if options.gate:
-        ordinary = _by_sift(collection, cameras, options)
-        told(Progress("gate", 1, 1))
+        ordinary = _by_sift(collection, cameras, options, lambda done: told(Progress("gate", done, 3)))
         if ordinary.mapped.verdict.trusted and ordinary.mapped.verdict.photos == len(collection):
             return ordinary
     refined = refined_graph(source, options.refine, progress)
@@ -106,10 +105,13 @@ def _rank(poses: Poses) -> tuple[bool, int]:
     return verdict.trusted, verdict.photos
 
 
-def _by_sift(collection: Collection, cameras: Cameras, options: PoseOptions) -> Poses:
+def _by_sift(collection: Collection, cameras: Cameras, options: PoseOptions, told: Callable[[int], None]) -> Poses:
     """What ordinary SIFT and one run of the mapper make of the photos."""
     working = [working_photo(photo) for photo in collection]
-    graph = sift_graph(collection.photos, working, peak=ORDINARY, threads=options.refine.threads)
+    graph = sift_graph(
+        collection.photos, working, peak=ORDINARY, threads=options.refine.threads, told=lambda done, _: told(done)
+    )
     edges = edges_of_matches(graph)
     mapped = map_graph(graph, cameras, edges, MapOptions(options.refine.seed, thorough=False))
+    told(3)
     return Poses(mapped, graph, edges, cameras, "sift", {"pairs": len(graph.matches), "accepted": len(edges)})

@@ -88,6 +88,7 @@ def refined_graph(
     collection = source if isinstance(source, Collection) else source.collection
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
+    told(Progress("turns", 0, 1))
     turns = _turns(source, options)
     working = tuple(working_photo(photo, turn) for photo, turn in zip(collection, turns, strict=True))
     clock("turns")
@@ -121,10 +122,16 @@ def refined_graph(
     graph = star_tracks(collection.names, working, views, found)
     if options.sift:
         photos = collection.photos
-        sift = sift_graph(photos, working, peak=GENEROUS, most=_MOST_SIFT, threads=options.threads)
+        sift = sift_graph(
+            photos,
+            working,
+            peak=GENEROUS,
+            most=_MOST_SIFT,
+            threads=options.threads,
+            told=lambda done, total: told(Progress("sift", done, total)),
+        )
         graph = merged(graph, _believed(sift, found))
         clock("sift")
-        told(Progress("sift", 1, 1))
     facts = {"pairs": len(pairs), "accepted": len(found), "seconds": seconds}
     return Refined(graph, edges_of(found, working), working, facts)
 

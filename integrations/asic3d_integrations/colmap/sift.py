@@ -1,6 +1,6 @@
 """Ordinary SIFT, by COLMAP: what good photos need no more than, and what flow is joined with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,13 @@ ORDINARY, GENEROUS = 0.0067, 0.002
 
 
 def sift_graph(
-    photos: Sequence[Photo], working: Sequence[Working], *, peak: float = ORDINARY, most: int = 8192, threads: int = 2
+    photos: Sequence[Photo],
+    working: Sequence[Working],
+    *,
+    peak: float = ORDINARY,
+    most: int = 8192,
+    threads: int = 2,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> MatchGraph:
     """SIFT keypoints and their matches, every photo with every other, not verified.
 
@@ -26,8 +32,10 @@ def sift_graph(
         peak: contrast that a keypoint needs.
         most: keypoints of a photo at most.
         threads: processor cores to use.
+        told: called with 0, 1 and 2 of 2: before the keypoints are found, before they are matched, and after that.
     """
     pycolmap = quiet_pycolmap()
+    told(0, 2)
     names = [f"{index:05d}.png" for index in range(len(photos))]
     with temporary_folder() as root:
         for kind in ("images", "masks"):
@@ -51,6 +59,7 @@ def sift_graph(
             extraction_options=extraction,
             device=pycolmap.Device.cpu,
         )
+        told(1, 2)
         geometry = pycolmap.TwoViewGeometryOptions()
         geometry.ransac.min_num_trials = geometry.ransac.max_num_trials = (
             1  # COLMAP verifies as it matches; only the matches are read
@@ -62,6 +71,7 @@ def sift_graph(
             device=pycolmap.Device.cpu,
         )
         content = read_database(root / "sift.db")
+    told(2, 2)
     places = [content.names.index(name) for name in names]
     keypoints = tuple(
         one.to_original(content.keypoints[place]).astype(np.float32) for one, place in zip(working, places, strict=True)
