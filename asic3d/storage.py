@@ -238,6 +238,14 @@ def _check_version(path: Path, version: Any, remedy: str) -> None:
         )
 
 
+def _half_of_memory() -> int | None:
+    """Bytes that a file may have whose tensors are to be held beside it; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def _read_bytes(path: Path, largest: int | None, remedy: str) -> bytes:
     """A file's content, or a StorageError that says why there is none."""
     try:
@@ -309,7 +317,7 @@ def read_safetensors(
 
     path = Path(path)
     try:
-        tensors = load(_read_bytes(path, None, remedy))
+        tensors = load(_read_bytes(path, _half_of_memory(), remedy))
     except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RuntimeError):
         # Torch's own errors come for a file that is well-formed but describes tensors that can't be made.
         raise _damaged(path, "it is cut off, or not a safetensors file", remedy) from None

@@ -189,10 +189,18 @@ def test_tensors_of_any_size_are_read(tmp_path, monkeypatch):
     path, tensors = tmp_path / "a.safetensors", {"foreground": torch.rand(2, 3, 4)}
     write_safetensors(path, tensors)
     large = SimpleNamespace(st_mode=path.stat().st_mode, st_size=5 * 2**30)
+    monkeypatch.setattr(storage, "_half_of_memory", lambda: None)
     monkeypatch.setattr(os, "fstat", lambda _: large)
     monkeypatch.setattr(reading, "_all_of", lambda file, size, most: file.read() if most > size else b"")
     found = read_safetensors(path, {"foreground": EXPECTED["foreground"]})
     assert torch.equal(found["foreground"], tensors["foreground"])
+
+
+def test_a_file_with_a_hole_that_no_memory_holds_is_refused_by_its_size(tmp_path):
+    with (tmp_path / "a.safetensors").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(StorageError, match="it is larger than"):
+        read_safetensors(tmp_path / "a.safetensors", EXPECTED)
 
 
 def test_tensors_that_memory_does_not_hold(tmp_path, monkeypatch):
