@@ -290,7 +290,10 @@ def load_collection(
     if len(photos) < 2:
         raise CollectionError(_too_few(root, photos, left_out))
     notes = [f"{shown(name)} is left out: {reason}." for name, reason in left_out.items()]
-    notes += [*found.notes, *_oddities(photos, masks_wanted=masks is not None)]
+    notes += found.notes
+    if len(photos) > MOST_PHOTOS:
+        notes.append(f"There are {len(photos)} photos: aligning more than {MOST_PHOTOS} takes minutes.")
+    notes += _oddities(photos, masks_wanted=masks is not None)
     for note in notes:
         warnings.warn(note, CollectionWarning, stacklevel=2)
     return Collection(root, tuple(photos), left_out, tuple(notes))
@@ -443,8 +446,6 @@ def _too_few(root: Path, photos: Sequence[Photo], left_out: dict[str, str]) -> s
 def _oddities(photos: Sequence[Photo], masks_wanted: bool) -> list[str]:
     """Sentences about photos that can be used but will not help."""
     notes = []
-    if len(photos) > MOST_PHOTOS:
-        notes.append(f"There are {len(photos)} photos: aligning more than {MOST_PHOTOS} takes minutes.")
     bare = [photo for photo in photos if not photo.holds_shapes]
     empty = {photo.name for photo in bare}
     if not bare and same_picture([photo.pixels for photo in photos]):

@@ -219,6 +219,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise ConfigError(f"'{path}' is not valid TOML (it is no text file). {_HOW_TO_WRITE}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"'{path}' is not valid TOML ({error}). {_HOW_TO_WRITE}") from None
+    tables = [name for name, value in found.items() if isinstance(value, dict)]
+    if tables:
+        raise ConfigError(f"'{path}' has a table, [{tables[0]}]: settings stand in none. {_HOW_TO_WRITE}")
     try:
         _check_names(found)
         for name, value in found.items():

@@ -325,6 +325,8 @@ def test_many_photos(tmp_path):
     loaded, texts = warned(tmp_path)
     assert len(loaded) == 101
     assert texts == ["There are 101 photos: aligning more than 100 takes minutes."]
+    scene(200, (20, 16)).save(tmp_path / "new.png")
+    assert list(loaded.with_photo(load_photo(tmp_path / "new.png")).warnings) == texts  # adding one does not
 
 
 # --- masks

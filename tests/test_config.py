@@ -155,7 +155,7 @@ def test_a_files_preset_gives_way_to_what_the_file_says_itself(tmp_path):
     ("text", "message"),
     [
         ("sead = 3", f"In '{{}}': There is no setting 'sead'. Did you mean 'seed'? {LISTED}"),
-        ("[steps]\nn = 1", "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not {{'n': 1}}."),
+        ("[steps]\nn = 1", "'{}' has a table, [steps]: settings stand in none. Write one 'name = value' on each line."),
         ("steps = 1.5", "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not 1.5."),
         ('steps = "3"', "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not '3'."),
         ("steps = true", "In '{}': The setting 'steps' takes a whole number from 1 to 10000000, not True."),
