@@ -261,10 +261,13 @@ class Alignment:
         starts = {self.collection.index(name): _as_points(some).to(device) for name, some in points.items()}
         for name, found in zip(self.names, transfer_all(self.space, starts, self.sizes), strict=True):
             answers = zip(points, starts.values(), found.values(), strict=True)
-            yield name, {
-                source: ((start if self._are_copies(source, name) else place).cpu(), sure.cpu())
-                for source, start, (place, sure) in answers
-            }
+            yield (
+                name,
+                {
+                    source: ((start if self._are_copies(source, name) else place).cpu(), sure.cpu())
+                    for source, start, (place, sure) in answers
+                },
+            )
 
     def nearest_neighbour(self, points: "ArrayLike", *, source: str, target: str) -> Correspondences:
         """The baseline: as :meth:`transfer`, by the backbone's features alone, without the alignment."""
