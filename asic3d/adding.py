@@ -231,7 +231,7 @@ def with_photos(alignment: "Alignment", names: Sequence[str]) -> "Alignment":
     return with_copies(alignment, dataclasses.replace(alignment.collection, photos=photos), order)
 
 
-def with_copies(alignment: "Alignment", collection: Collection, order: Sequence[int]) -> "Alignment":
+def with_copies(alignment: "Alignment", collection: Collection, order: list[int]) -> "Alignment":
     """The photos of a collection, each of which lies where the photo of the alignment with this index lies."""
     space = alignment.space
     return dataclasses.replace(
@@ -239,10 +239,10 @@ def with_copies(alignment: "Alignment", collection: Collection, order: Sequence[
         collection=collection,
         space=dataclasses.replace(
             space,
-            descriptors=space.descriptors[[*order]],
-            canonical=space.canonical[[*order]],
-            foreground=space.foreground[[*order]],
-            valid=space.valid[[*order]],
+            descriptors=space.descriptors[order],
+            canonical=space.canonical[order],
+            foreground=space.foreground[order],
+            valid=space.valid[order],
         ),
         features=torch.index_select(
             alignment.features,
@@ -250,7 +250,7 @@ def with_copies(alignment: "Alignment", collection: Collection, order: Sequence[
             torch.tensor(order, device=space.canonical.device),
             out=scratch((len(order), *alignment.features.shape[1:]), space.canonical.device),
         ),
-        confidence=alignment.confidence[[*order]],
+        confidence=alignment.confidence[order],
         masks=tuple(alignment.masks[index] for index in order),
         turns=tuple(alignment.turns[index] for index in order if alignment.turns),
         mirrored=tuple(alignment.mirrored[index] for index in order if alignment.mirrored),

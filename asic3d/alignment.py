@@ -229,13 +229,12 @@ class Alignment:
             tensor([[98.4, 131.0]], dtype=torch.float64)
         """
         found = self._transfer(self.space, points, source, target)
-        if not self._are_copies(source, target):
+        if not self._are_copies(self.collection.index(source), self.collection.index(target)):
             return found
         return dataclasses.replace(found, points=_as_points(points), cycle_error=torch.zeros_like(found.cycle_error))
 
-    def _are_copies(self, one: str, other: str) -> bool:
-        """Whether two photos are the same file, and lie in the same place."""
-        first, second = self.collection.index(one), self.collection.index(other)
+    def _are_copies(self, first: int, second: int) -> bool:
+        """Whether two photos, by index, are the same file, and lie in the same place."""
         same = self.collection[first].sha256 == self.collection[second].sha256
         return same and torch.equal(self.space.canonical[first], self.space.canonical[second])
 
@@ -259,15 +258,12 @@ class Alignment:
         """
         device = self.space.canonical.device
         starts = {self.collection.index(name): _as_points(some).to(device) for name, some in points.items()}
-        for name, found in zip(self.names, transfer_all(self.space, starts, self.sizes), strict=True):
-            answers = zip(points, starts.values(), found.values(), strict=True)
-            yield (
-                name,
-                {
-                    source: ((start if self._are_copies(source, name) else place).cpu(), sure.cpu())
-                    for source, start, (place, sure) in answers
-                },
+        for target, found in enumerate(transfer_all(self.space, starts, self.sizes)):
+            answers = (
+                ((starts[source] if self._are_copies(source, target) else place).cpu(), sure.cpu())
+                for source, (place, sure) in found.items()
             )
+            yield self.names[target], dict(zip(points, answers, strict=True))
 
     def nearest_neighbour(self, points: "ArrayLike", *, source: str, target: str) -> Correspondences:
         """The baseline: as :meth:`transfer`, by the backbone's features alone, without the alignment."""
